@@ -1,0 +1,1 @@
+"""The built modules: private, and subject to change without notice."""

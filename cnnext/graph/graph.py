@@ -1,0 +1,258 @@
+"""The graph: values, the nodes that make them, and parameters.
+
+A node is a layer applied to values. The graph knows shapes, names and who reads what; it knows nothing of memory, strides,
+threads or instruction sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cnnext.layers.layer import Layer
+
+Shape = tuple["int | None", ...]
+
+FLOAT32 = np.dtype(np.float32)
+INT64 = np.dtype(np.int64)
+
+
+class Parameter:
+    """An array that a layer owns and that outlives every plan.
+
+    ``version`` grows with every change, so that a plan knows when weights packed from it are stale.
+    """
+
+    __slots__ = ("data", "name", "trainable", "version")
+
+    def __init__(self, name: str, data: np.ndarray, trainable: bool = True):
+        self.name = name
+        self.data = np.ascontiguousarray(data, dtype=np.float32)
+        self.trainable = trainable
+        self.version = 0
+
+    def assign(self, array: np.ndarray) -> None:
+        """Copy new contents into the same memory."""
+        self.data[...] = array
+        self.version += 1
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, shape={self.data.shape})"
+
+
+class Value:
+    """An array that flows along an edge of the graph: shape and dtype, not contents.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        None stands for an extent that is known only when the plan is made (the batch).
+    node : Node or None
+        Who makes it; None for inputs, parameters and constants.
+    parameter : Parameter or None
+        Set for a parameter's value.
+    data : ndarray or None
+        Set for a constant.
+    """
+
+    __slots__ = ("data", "dtype", "name", "node", "parameter", "shape")
+
+    def __init__(self, shape: Shape, dtype: np.dtype = FLOAT32, name: str = "", node: Node | None = None,
+                 parameter: Parameter | None = None, data: np.ndarray | None = None):
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.name = name
+        self.node = node
+        self.parameter = parameter
+        self.data = data
+
+    @property
+    def is_source(self) -> bool:
+        """True for inputs, parameters and constants."""
+        return self.node is None
+
+    @property
+    def is_persistent(self) -> bool:
+        """True for parameters and constants: known before the run."""
+        return self.parameter is not None or self.data is not None
+
+    def __repr__(self) -> str:
+        return f"Value({self.name or '?'}, shape={self.shape})"
+
+
+def constant(array: np.ndarray, name: str = "constant") -> Value:
+    """A value whose contents are known now."""
+    return Value(array.shape, array.dtype, name, data=np.ascontiguousarray(array))
+
+
+@dataclass
+class Epilogue:
+    """What a node's kernel does to its result in registers: + ``add``, then clip, then one more function.
+
+    ``post`` is an elementwise function by name with its constants.
+    """
+
+    add: Value | None = None
+    low: float = -float("inf")
+    high: float = float("inf")
+    post: tuple[str, tuple[float, ...]] | None = None
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def clips(self) -> bool:
+        return self.low != -float("inf") or self.high != float("inf")
+
+
+class Node:
+    """A layer applied to values.
+
+    Attributes
+    ----------
+    inputs : list of Value
+        The data.
+    weights : dict of str to Value
+        Parameter values by the names that the layer gave them.
+    outputs : list of Value
+    epilogue : Epilogue or None
+        Set by the fusion pass.
+    """
+
+    __slots__ = ("epilogue", "inputs", "layer", "name", "outputs", "weights")
+
+    def __init__(self, layer: Layer, inputs: Sequence[Value], weights: dict[str, Value], name: str,
+                 epilogue: Epilogue | None = None):
+        self.layer = layer
+        self.inputs = list(inputs)
+        self.weights = dict(weights)
+        self.name = name
+        self.epilogue = epilogue
+        self.outputs: list[Value] = []
+
+    @property
+    def reads(self) -> list[Value]:
+        """All values that the node reads: data, weights, and what its epilogue adds."""
+        extra = [self.epilogue.add] if self.epilogue is not None and self.epilogue.add is not None else []
+        return [*self.inputs, *self.weights.values(), *extra]
+
+    @property
+    def output(self) -> Value:
+        """The only output."""
+        (value,) = self.outputs
+        return value
+
+    def __repr__(self) -> str:
+        return f"Node({self.name!r}, {type(self.layer).__name__})"
+
+
+class Graph:
+    """Nodes in the order in which they can run, from inputs to outputs.
+
+    Attributes
+    ----------
+    inputs, outputs : list of Value
+    nodes : list of Node
+    effects : list of Node
+        Nodes kept although nobody reads them, because they change parameters.
+    training : bool
+        Whether layers that differ take their training form.
+    """
+
+    def __init__(self, inputs: Iterable[Value], outputs: Iterable[Value], nodes: Iterable[Node] = (),
+                 training: bool = False):
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+        self.nodes = list(nodes)
+        self.effects: list[Node] = []
+        self.training = training
+
+    def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
+        """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""
+        node = Node(layer, inputs, weights or {}, name or layer.name)
+        shapes = layer.infer_shapes(*(v.shape for v in inputs))
+        dtypes = layer.output_dtypes(*(v.dtype for v in inputs))
+        suffixes = [""] if len(shapes) == 1 else [f":{i}" for i in range(len(shapes))]
+        node.outputs = [
+            Value(s, d, node.name + suffix, node) for s, d, suffix in zip(shapes, dtypes, suffixes, strict=True)
+        ]
+        self.nodes.append(node)
+        return node.outputs
+
+    def apply1(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> Value:
+        """Append a node of one output and return it."""
+        (value,) = self.apply(layer, *inputs, weights=weights, name=name)
+        return value
+
+    def consumers(self) -> dict[Value, list[Node]]:
+        """Who reads each value, in order; a node that reads a value twice is listed twice."""
+        readers: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.reads:
+                readers.setdefault(value, []).append(node)
+        return readers
+
+    def parameters(self) -> list[Parameter]:
+        """The parameters in the order in which nodes use them, each once."""
+        seen: dict[Parameter, None] = {}
+        for node in self.nodes:
+            for value in node.weights.values():
+                if value.parameter is not None:
+                    seen.setdefault(value.parameter)
+        return list(seen)
+
+    def rebuild(self, rule: Callable[[Graph, Node, list[Value]], list[Value] | None],
+                shapes: Sequence[Shape] | None = None) -> Graph:
+        """A copy of the graph in which ``rule`` may replace nodes.
+
+        Parameters
+        ----------
+        rule : callable
+            ``rule(new_graph, node, inputs)`` returns the values that stand for the node's outputs, having appended
+            whatever it needs to ``new_graph``; None copies the node as it is.
+        shapes : sequence of shape, optional
+            New shapes of the inputs, from which all other shapes follow.
+        """
+        new_of: dict[Value, Value] = {}
+        copy = Graph([], [], training=self.training)
+        for i, value in enumerate(self.inputs):
+            new_of[value] = Value(value.shape if shapes is None else shapes[i], value.dtype, value.name)
+            copy.inputs.append(new_of[value])
+
+        def new(value: Value) -> Value:
+            return new_of.setdefault(value, value) if value.is_source else new_of[value]
+
+        for node in self.nodes:
+            inputs = [new(v) for v in node.inputs]
+            outputs = rule(copy, node, inputs)
+            if outputs is None:
+                weights = {key: new(v) for key, v in node.weights.items()}
+                outputs = copy.apply(node.layer, *inputs, weights=weights, name=node.name)
+                copied = copy.nodes[-1]
+                if node.epilogue is not None:
+                    add = new(node.epilogue.add) if node.epilogue.add is not None else None
+                    old = node.epilogue
+                    copied.epilogue = Epilogue(add, old.low, old.high, old.post, list(old.names))
+                if node in self.effects:
+                    copy.effects.append(copied)
+            new_of.update(zip(node.outputs, outputs, strict=True))
+        copy.outputs = [new(v) for v in self.outputs]
+        return copy
+
+
+def ancestors(outputs: Iterable[Value]) -> Iterator[Node]:
+    """The nodes that the outputs depend on, each after the nodes that it depends on."""
+    done: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(v.node, False) for v in reversed(list(outputs)) if v.node is not None]
+    while stack:
+        node, expanded = stack.pop()
+        if node in done:
+            continue
+        if expanded:
+            done.add(node)
+            yield node
+            continue
+        stack.append((node, True))
+        stack.extend((v.node, False) for v in reversed(node.reads) if v.node is not None and v.node not in done)

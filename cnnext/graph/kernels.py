@@ -1,0 +1,30 @@
+"""Finds kernels by name and packs their parameter structs. Modules are imported when a plan first needs them."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from cnnext.errors import unknown
+from cnnext.kernel_list import KERNELS
+
+_MODULE_OF = {kernel: module for module, kernels in KERNELS.items() for kernel in kernels}
+
+
+@lru_cache(maxsize=None)
+def kernel(name: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
+    """Capsule of a built-in kernel and the fields of its parameter struct, each with its kind: "q" int64, "d" double."""
+    if name not in _MODULE_OF:
+        raise KeyError(unknown("kernel", name, _MODULE_OF))
+    module = import_module(f"cnnext._native.{_MODULE_OF[name]}")
+    return module.KERNELS[name], tuple(module.PARAMS[name])
+
+
+def pack_params(name: str, fields: tuple[tuple[str, str], ...], given: dict[str, Any]) -> bytes:
+    """The parameter struct as bytes; every field must be given, and nothing else."""
+    wanted = [field for field, _ in fields]
+    if sorted(wanted) != sorted(given):
+        raise KeyError(f"{name}: takes the parameters {sorted(wanted)}. Received {sorted(given)}.")
+    return struct.pack("=" + "".join(kind for _, kind in fields), *(given[field] for field in wanted))

@@ -1,0 +1,242 @@
+"""Where values lie: storages, views into them, zero-copy concat / split / reshape, and one arena for all that is temporary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from cnnext.graph.graph import FLOAT32, Graph, Node, Value
+from cnnext.layers.layer import Layer
+
+ALIGN_BYTES = 64
+
+
+class Storage:
+    """A piece of memory.
+
+    Attributes
+    ----------
+    kind : str
+        ``"arena"`` (lives from its first writer to its last reader), ``"input"`` and ``"output"`` (the caller's),
+        ``"fixed"`` (a parameter or a constant), ``"prologue"`` (computed once from fixed ones).
+    size : int
+        Elements.
+    array : ndarray or None
+        The memory of a fixed or prologue storage.
+    shared : bool
+        Several nodes write parts of it.
+    """
+
+    __slots__ = ("array", "dtype", "index", "kind", "offset_bytes", "parameter", "shared", "size", "slot")
+
+    def __init__(self, kind: str, size: int, dtype: np.dtype = FLOAT32, array: np.ndarray | None = None):
+        self.kind = kind
+        self.size = size
+        self.dtype = dtype
+        self.array = array
+        self.parameter = False
+        self.shared = False
+        self.slot = 0
+        self.index = 0
+        self.offset_bytes = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class View:
+    """A strided window into a storage. Offset and strides are elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def dense(storage: Storage, shape: tuple[int, ...]) -> View:
+        """The C-contiguous view of a whole storage."""
+        return View(storage, 0, shape, dense_strides(shape))
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie in C order without gaps."""
+        return all(s == d or n == 1 for n, s, d in zip(self.shape, self.strides, dense_strides(self.shape), strict=True))
+
+    @property
+    def rows_are_uniform(self) -> bool:
+        """Whether all pixels (positions before the last axis) lie at one constant distance."""
+        axes = [(n, s) for n, s in zip(self.shape[:-1], self.strides[:-1], strict=True) if n > 1]
+        return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(axes, axes[1:], strict=False))
+
+    @property
+    def row_stride(self) -> int:
+        """Distance of neighbouring pixels, where rows are uniform."""
+        axes = [s for n, s in zip(self.shape[:-1], self.strides[:-1], strict=True) if n > 1]
+        return axes[-1] if axes else self.shape[-1]
+
+    def reshaped(self, shape: tuple[int, ...]) -> View | None:
+        """The same elements in C order under another shape, or None where that needs a copy."""
+        if self.is_dense:
+            return View(self.storage, self.offset, shape, dense_strides(shape))
+        if shape and self.shape and shape[-1] == self.shape[-1] and self.rows_are_uniform:
+            strides = tuple(s // shape[-1] * self.row_stride for s in dense_strides(shape)[:-1]) if shape[-1] else ()
+            return View(self.storage, self.offset, shape, (*strides, 1)) if shape[-1] else None
+        return None
+
+    def sliced(self, axis: int, start: int, stop: int, step: int = 1) -> View:
+        """Indices ``start`` to ``stop`` (exclusive) of one axis."""
+        shape, strides = list(self.shape), list(self.strides)
+        shape[axis] = max(0, -(-(stop - start) // step))
+        strides[axis] *= step
+        return replace(self, offset=self.offset + start * self.strides[axis], shape=tuple(shape), strides=tuple(strides))
+
+    def permuted(self, axes: tuple[int, ...]) -> View:
+        """The axes in another order; only for kernels that do not ask for contiguous channels."""
+        return replace(self, shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes))
+
+    def expanded(self, shape: tuple[int, ...]) -> View:
+        """Broadcast to a shape with strides of 0."""
+        lead = len(shape) - len(self.shape)
+        strides = [0] * lead + [0 if n == 1 and m != 1 else s
+                                for n, m, s in zip(self.shape, shape[lead:], self.strides, strict=True)]
+        return replace(self, shape=shape, strides=tuple(strides))
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a C-contiguous array, in elements."""
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * max(shape[i + 1], 1)
+    return tuple(strides)
+
+
+def padded_channels(shape: tuple[int, ...]) -> int:
+    """The distance of neighbouring pixels: C, or C + 16 where C pixels apart would fall into the same L1 sets.
+
+    Broadcasting from several pixels at a stride of 1 KiB or a multiple costs up to 30 % (4K aliasing).
+    """
+    channels = shape[-1]
+    several_pixels = len(shape) >= 3 and prod(shape[1:-1]) > 1
+    return channels + 16 if several_pixels and channels and channels % 256 == 0 else channels
+
+
+class Layout:
+    """Gives every value of a graph with concrete shapes its view.
+
+    Concat-like layers (``place``) let their inputs be computed inside their output; reshape-like layers (``view``) let
+    their output be read inside their input. Where both want the same value, the first wins and the other copies.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self._views: dict[Value, View] = {}
+        self._outputs = set(graph.outputs)
+        self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
+        self._placed = self._choose_placements()
+
+    def _choose_placements(self) -> dict[Value, tuple[Node, int]]:
+        placed: dict[Value, tuple[Node, int]] = {}
+        for node in reversed(self.graph.nodes):
+            if type(node.layer).place is Layer.place:
+                continue
+            for i, value in enumerate(node.inputs):
+                if value.node is None or value in placed or value in self._outputs or _views_inputs(value.node):
+                    continue
+                placed[value] = (node, i)
+        return placed
+
+    def view(self, value: Value) -> View:
+        """The view of a value, decided on first use."""
+        if value not in self._views:
+            self._views[value] = self._decide(value)
+        return self._views[value]
+
+    def _decide(self, value: Value) -> View:
+        shape = _concrete(value)
+        if value.parameter is not None or value.data is not None:
+            array = value.parameter.data if value.parameter is not None else value.data
+            storage = Storage("fixed", prod(shape), value.dtype, array)
+            storage.parameter = value.parameter is not None
+            return View.dense(storage, shape)
+        if value.node is None:
+            return View.dense(Storage("input", prod(shape), value.dtype), shape)
+        if value in self._outputs:
+            return View.dense(Storage("output", prod(shape), value.dtype), shape)
+        if value in self._placed:
+            node, index = self._placed[value]
+            dst = self.view(node.output)
+            views = node.layer.place(node, dst)
+            if views is not None:
+                dst.storage.shared = True
+                return views[index]
+        if _views_inputs(value.node):
+            view = value.node.layer.view(value.node, self.view(value.node.inputs[0]))
+            if isinstance(view, View):
+                return view
+            if view is not None:
+                return view[value.node.outputs.index(value)]
+        ld = shape[-1] if not shape or value in self._dense else padded_channels(shape)
+        if not shape or ld == shape[-1]:
+            return View.dense(Storage("arena", prod(shape), value.dtype), shape)
+        strides = dense_strides((*shape[:-1], ld))
+        return View(Storage("arena", prod(shape[:-1]) * ld, value.dtype), 0, shape, strides)
+
+
+def _views_inputs(node: Node) -> bool:
+    return type(node.layer).view is not Layer.view
+
+
+def _concrete(value: Value) -> tuple[int, ...]:
+    if any(n is None for n in value.shape):
+        raise ValueError(f"{value.name}: a plan needs concrete shapes. Received shape={value.shape}.")
+    return tuple(int(n) for n in value.shape if n is not None)
+
+
+def plan_arena(lifetimes: dict[Storage, tuple[int, int]]) -> int:
+    """Give every storage an offset in one arena, greedily by size, and return the arena's bytes.
+
+    ``lifetimes``: first and last step that touch the storage, inclusive. Two storages share memory only if their
+    lifetimes are disjoint. Greedy-by-size stays near the lower bound on networks (Pisarchyk & Lee 2020,
+    arXiv 2001.03288).
+    """
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    total = 0
+    for storage, (first, last) in sorted(lifetimes.items(), key=lambda item: (-item[0].n_bytes, item[1])):
+        n_bytes = -(-max(storage.n_bytes, 1) // ALIGN_BYTES) * ALIGN_BYTES
+        offset = 0
+        for start, end, other_first, other_last in sorted(placed):
+            if other_first > last or other_last < first:
+                continue
+            if offset + n_bytes <= start:
+                break
+            offset = max(offset, end)
+        storage.offset_bytes = offset
+        placed.append((offset, offset + n_bytes, first, last))
+        total = max(total, offset + n_bytes)
+    return total
+
+
+def lifetimes(steps: Iterable[tuple[Iterable[View], Iterable[View]]]) -> dict[Storage, tuple[int, int]]:
+    """First and last step (by index) that touch each arena storage."""
+    spans: dict[Storage, tuple[int, int]] = {}
+    for i, (src, dst) in enumerate(steps):
+        for view in (*src, *dst):
+            if view.storage.kind == "arena":
+                spans[view.storage] = (spans.get(view.storage, (i, i))[0], i)
+    return spans
+
+
+def aligned_bytes(n_bytes: int) -> np.ndarray:
+    """Uninitialised memory on a cache-line boundary."""
+    raw = np.empty(n_bytes + ALIGN_BYTES, np.uint8)
+    start = -raw.ctypes.data % ALIGN_BYTES
+    return raw[start : start + n_bytes]

@@ -1,0 +1,325 @@
+"""From a graph with concrete shapes to a program: the list of kernel calls, the arena, and the memory that is fixed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cnnext._native import executor
+from cnnext.graph.graph import FLOAT32, INT64, Epilogue, Graph, Node, Parameter, Value
+from cnnext.graph.kernels import kernel, pack_params
+from cnnext.graph.memory import Layout, Storage, View, aligned_bytes, lifetimes, plan_arena
+
+DTYPE_CODES = {FLOAT32: 0, INT64: 1}
+
+# Below this many operations the second worker costs more than it brings: waking it takes about 1 us, in which one core
+# does some 100,000 of them.
+PARALLEL_THRESHOLD = 150_000
+
+
+@dataclass
+class Step:
+    """One kernel call of a plan."""
+
+    name: str
+    kernel: str
+    entry: Any
+    src: list[View]
+    dst: list[View]
+    params: bytes
+    tiles: int
+    scratch_bytes: int
+    macs: int
+    why: str
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes read and written, each element once."""
+        return sum(v.size * v.storage.dtype.itemsize for v in (*self.src, *self.dst))
+
+
+class PlanBuilder:
+    """What a layer's ``lower`` talks to: views of the node's values, and ``step`` to append a kernel call.
+
+    Attributes
+    ----------
+    vl, max_nv : int
+        Vector length (floats) and widest GEMM panel (vectors) of the instruction-set level.
+    tile_rows : list of int
+        Rows of the full GEMM tile for a panel of 1, 2, ... vectors.
+    training : bool
+    """
+
+    def __init__(self, graph: Graph, level: str):
+        info = executor.level_info(level)
+        if info is None:
+            raise ValueError(f"plan: `isa` must be one of {executor.levels()} on this machine. Received isa={level!r}.")
+        self.level: str = info["level"]
+        self.vl: int = info["vl"]
+        self.max_nv: int = info["max_nv"]
+        self.tile_rows: list[int] = info["tile_rows"]
+        self.training = graph.training
+        self.steps: list[Step] = []
+        self.prologue: list[Step] = []
+        self._graph = graph
+        self._layout = Layout(graph)
+        self._constants: dict[tuple[Any, ...], View] = {}
+        self._node_name = ""
+        self._readers: dict[Value, list[Node]] = graph.consumers()
+
+    def view(self, value: Value) -> View:
+        """Where a value lies."""
+        return self._layout.view(value)
+
+    def temp(self, shape: Sequence[int], dtype: np.dtype = FLOAT32) -> View:
+        """Memory that lives from the first step that writes it to the last that reads it."""
+        return View.dense(Storage("arena", prod(shape), np.dtype(dtype)), tuple(shape))
+
+    def constant(self, array: np.ndarray) -> View:
+        """A constant table or array; equal ones are stored once."""
+        array = np.ascontiguousarray(array)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = View.dense(Storage("fixed", array.size, array.dtype, array), array.shape)
+        return self._constants[key]
+
+    def table(self, rows: Sequence[Sequence[int]]) -> View:
+        """A constant table of int64 (offsets, taps)."""
+        return self.constant(np.asarray(rows, dtype=np.int64))
+
+    def step(self, name: str, src: Sequence[View], dst: Sequence[View], params: dict[str, Any] | None = None, *,
+             tiles: int = 1, scratch_bytes: int = 0, macs: int = 0, why: str = "",
+             entry: Any = None) -> None:
+        """Append a kernel call.
+
+        Parameters
+        ----------
+        name : str
+            A kernel of ``cnnext.kernel_list``, or, with ``entry``, any name.
+        params : dict
+            The fields of the kernel's parameter struct.
+        tiles : int
+            How many independent pieces the kernel cuts the work into; from shapes alone, never from the thread count.
+        scratch_bytes : int
+            Private memory that the kernel wants for a tile.
+        why : str
+            Shown by ``plan.explain()``: why this kernel.
+        entry : capsule or callable, optional
+            A plugin's kernel, or a Python callable ``f(src_arrays, dst_arrays)``.
+        """
+        packed = b""
+        if entry is None:
+            entry, fields = kernel(name)
+            packed = pack_params(name, fields, params or {})
+        elif isinstance(params, (bytes, bytearray)):
+            packed = bytes(params)
+        step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why)
+        if tiles <= 0 or all(v.size == 0 for v in dst):
+            return
+        if self._is_constant(step):
+            for view in dst:
+                view.storage.kind = "prologue"
+            self.prologue.append(step)
+        else:
+            self.steps.append(step)
+
+    def _is_constant(self, step: Step) -> bool:
+        def fixed(view: View) -> bool:
+            storage = view.storage
+            return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
+
+        return bool(step.src) and all(map(fixed, step.src)) and all(
+            v.storage.kind in ("arena", "prologue") and not v.storage.shared for v in step.dst
+        )
+
+    def shares_memory(self, a: Value, b: Value) -> bool:
+        """Whether two values lie in the same storage."""
+        return self.view(a).storage is self.view(b).storage
+
+    def lower_graph(self) -> None:
+        """Lower all nodes in order."""
+        for node in self._graph.nodes:
+            self._node_name = node.name
+            node.layer.lower(self, node)
+
+
+class Plan:
+    """A graph made ready to run for one set of shapes on one instruction-set level.
+
+    Parameters
+    ----------
+    graph : Graph
+        Concrete shapes; all passes done.
+    level : str
+        Instruction-set level.
+
+    Notes
+    -----
+    A plan may be run from several Python threads at once: each run takes a context (an arena and a program bound to it)
+    of its own from a pool.
+    """
+
+    def __init__(self, graph: Graph, level: str):
+        builder = PlanBuilder(graph, level)
+        builder.lower_graph()
+        self.graph = graph
+        self.level = builder.level
+        self.steps = builder.steps
+        self.inputs = [builder.view(v) for v in graph.inputs]
+        self.outputs = [builder.view(v) for v in graph.outputs]
+        self._add_output_copies(builder)
+        self._prologue = builder.prologue
+        self._storages = self._number_storages()
+        self.arena_bytes = plan_arena(lifetimes((s.src, s.dst) for s in self.steps))
+        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
+        self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
+        work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
+        self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
+        self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
+        self._versions: list[int] | None = None
+        self._lock = threading.Lock()
+        self._idle: list[_Context] = []
+
+    def _add_output_copies(self, builder: PlanBuilder) -> None:
+        # An output that is an input, a parameter, a constant, or shares another value's memory, is copied out.
+        from cnnext.layers.elementwise import copy_view
+
+        for i, view in enumerate(self.outputs):
+            if view.storage.kind != "output":
+                value = self.graph.outputs[i]
+                target = View.dense(Storage("output", view.size, view.storage.dtype), view.shape)
+                builder._node_name = f"{value.name} (output)"
+                copy_view(builder, view, target)
+                self.outputs[i] = target
+
+    def _number_storages(self) -> list[Storage]:
+        storages: dict[Storage, None] = {}
+        for view in self.inputs:
+            storages.setdefault(view.storage)
+        for view in self.outputs:
+            storages.setdefault(view.storage)
+        for step in (*self._prologue, *self.steps):
+            for view in (*step.src, *step.dst):
+                storages.setdefault(view.storage)
+        slot = 1  # slot 0 is the arena
+        for storage in storages:
+            if storage.kind != "arena":
+                storage.slot = slot
+                slot += 1
+        self._n_slots = slot
+        return list(storages)
+
+    def program(self, steps: Sequence[Step]) -> Any:
+        """Steps as an executor's program, with all that is fixed bound."""
+        program = executor.Program(
+            [(f"{s.name} ({s.kernel})", s.entry, [_describe(v) for v in s.src], [_describe(v) for v in s.dst],
+              s.params, s.tiles) for s in steps],
+            self._n_slots, self.level, max((s.scratch_bytes for s in steps), default=0), array_at,
+        )
+        for storage in self._storages:
+            if storage.array is not None:
+                program.bind(storage.slot, storage.array)
+        return program
+
+    def prepare(self) -> None:
+        """Compute what depends on parameters and constants alone (packed weights), unless it is up to date."""
+        versions = [p.version for p in self._parameters]
+        with self._lock:
+            if versions == self._versions:
+                return
+            for storage in self._storages:
+                if storage.kind == "prologue" and storage.array is None:
+                    storage.array = aligned_bytes(storage.n_bytes)
+            if self._prologue:
+                self.program(self._prologue).run(1)
+            self._versions = versions
+
+    def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,
+            outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Run once.
+
+        Parameters
+        ----------
+        inputs : list of ndarray
+            C-contiguous, of the plan's shapes and dtypes.
+        n_threads : int
+            Workers; the result does not depend on it.
+        outputs : list of ndarray, optional
+            C-contiguous arrays to write into; new ones by default.
+        """
+        self.prepare()
+        if outputs is None:
+            outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
+        context = self._take_context()
+        try:
+            context.run(inputs, outputs, n_threads if self.parallel else 1)
+        finally:
+            with self._lock:
+                self._idle.append(context)
+        return list(outputs)
+
+    def _take_context(self) -> _Context:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return _Context(self)
+
+    def trim(self) -> None:
+        """Give the arenas of idle contexts back."""
+        with self._lock:
+            self._idle.clear()
+
+    def explain(self) -> str:
+        """The steps as a table: what runs, which kernel and why, tiles, bytes moved, where its result lies."""
+        from cnnext.graph.explain import explain
+
+        return explain(self)
+
+
+class _Context:
+    """An arena and a program bound to it: what one run at a time needs."""
+
+    def __init__(self, plan: Plan):
+        self.arena = aligned_bytes(plan.arena_bytes)
+        self.program = plan.program(plan.steps)
+        self.program.bind(0, self.arena, True)
+        self.inputs = [(v.storage.slot, v.shape) for v in plan.inputs]
+        self.outputs = [v.storage.slot for v in plan.outputs]
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], n_threads: int) -> None:
+        for (slot, _), array in zip(self.inputs, inputs, strict=True):
+            self.program.bind(slot, array)
+        for slot, array in zip(self.outputs, outputs, strict=True):
+            self.program.bind(slot, array, True)
+        self.program.run(n_threads)
+        for slot, _ in self.inputs:
+            self.program.unbind(slot)
+        for slot in self.outputs:
+            self.program.unbind(slot)
+
+
+def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
+    storage = view.storage
+    offset = view.offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind == "arena" else 0)
+    return storage.slot, offset, DTYPE_CODES[storage.dtype], view.shape, view.strides
+
+
+def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    """The NumPy array that a Python step sees: a strided window into a buffer, no copy."""
+    kind = next(k for k, code in DTYPE_CODES.items() if code == dtype)
+    flat = np.frombuffer(buffer, np.uint8)[offset_bytes:]
+    flat = flat[: flat.size // kind.itemsize * kind.itemsize].view(kind)
+    return np.lib.stride_tricks.as_strided(flat, shape, [s * kind.itemsize for s in strides])
+
+
+def no_epilogue(node: Node) -> Epilogue:
+    """The node's epilogue, or one that does nothing."""
+    return node.epilogue or Epilogue()
+
+
+StepFunction = Callable[[list[np.ndarray], list[np.ndarray]], None]

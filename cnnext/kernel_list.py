@@ -1,0 +1,9 @@
+"""The kernels that cnnext ships: one list for the build, the executor's registry, the tests and the benchmarks.
+
+Plain data, without an import: setup.py reads it before anything is built.
+"""
+
+# Module (src/kernels/<module>.pyx, built as cnnext._native.<module>) -> the kernels that it exports.
+KERNELS: dict[str, tuple[str, ...]] = {
+    "conv_direct": ("conv_direct", "conv_pack_weights", "conv_backward_weights", "sum_shards"),
+}

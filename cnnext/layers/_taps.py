@@ -1,0 +1,314 @@
+"""Lowering of everything that is a weighted sum of taps: convolutions, dense layers, and their gradients.
+
+A convolution is a list of taps (dh, dw, kh, kw): output pixel (oh, ow) adds source pixel (oh * SH + dh, ow * SW + dw)
+times weights[kh, kw]. This module turns such lists into calls of the kernels in ``src/kernels/conv_direct.pyx`` and
+chooses their blocking, from shapes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from cnnext._native.executor import UNARY
+from cnnext.geometry import PaddingPairs
+from cnnext.graph.graph import Epilogue
+from cnnext.graph.memory import View
+from cnnext.graph.plan import PlanBuilder
+
+Pair = tuple[int, int]
+Tap = tuple[int, int, int, int]  # dh, dw, kh, kw
+
+TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
+MIN_TILE_MACS = 50_000
+TILES_WANTED = 16           # so that a worker that is preempted delays the step by at most 1/16
+PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, next to source rows and results
+WINDOW_BYTES = 384 << 10    # copied source window of a tile: L2 again
+PIXELS_PER_BLOCK = 256      # K of one backward-weights block: loading and storing the sums stays below 2 %
+
+
+@dataclass(frozen=True)
+class Window2D:
+    """Geometry of a 2-D convolution, all resolved to pixels."""
+
+    kernel: Pair
+    strides: Pair = (1, 1)
+    padding: PaddingPairs = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    flip: bool = False
+
+    def taps(self) -> list[Tap]:
+        """The taps of the forward pass, by rising (dh, dw)."""
+        (kh, kw), (dil_h, dil_w) = self.kernel, self.dilation
+        (top, _), (left, _) = self.padding
+        return [
+            (i * dil_h - top, j * dil_w - left, *self._weight_index(i, j)) for i in range(kh) for j in range(kw)
+        ]
+
+    def phase_taps(self, row: int, col: int) -> list[Tap]:
+        """The taps from diff_dst to the source pixels (SH * i + row, SW * j + col).
+
+        Source pixel ih receives diff_dst[oh] through tap kh where oh * SH = ih + PT - kh * DH.
+        """
+        (top, _), (left, _) = self.padding
+        rows = _phase(row, top, self.kernel[0], self.strides[0], self.dilation[0])
+        cols = _phase(col, left, self.kernel[1], self.strides[1], self.dilation[1])
+        return sorted((dh, dw, *self._weight_index(i, j)) for dh, i in rows for dw, j in cols)
+
+    def _weight_index(self, i: int, j: int) -> Pair:
+        return (self.kernel[0] - 1 - i, self.kernel[1] - 1 - j) if self.flip else (i, j)
+
+
+def _phase(index: int, before: int, kernel: int, stride: int, dilation: int) -> list[Pair]:
+    reach = [(index + before - k * dilation, k) for k in range(kernel)]
+    return [(distance // stride, k) for distance, k in reach if distance % stride == 0]
+
+
+def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, window: Window2D,
+                      epilogue: Epilogue) -> None:
+    """dst = epilogue(src * weights + bias); weights (KH, KW, IC//G, OC), all views of rank 4."""
+    add = b.view(epilogue.add) if epilogue.add is not None else None
+    _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
+
+
+def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: View | None, diff_src: View,
+                        window: Window2D, epilogue: Epilogue) -> None:
+    """diff_src = epilogue(gradient of the convolution with respect to its source + bias), overwriting.
+
+    One call per output phase: with strides (SH, SW), the source pixels of one residue see a sub-window of their own at
+    stride 1. A transposed convolution is this with ``diff_src`` as its output.
+    """
+    stride_h, stride_w = window.strides
+    add = b.view(epilogue.add) if epilogue.add is not None else None
+    for row in range(stride_h):
+        for col in range(stride_w):
+            phase = _phase_view(diff_src, row, col, window.strides)
+            if phase.size:
+                phase_add = _phase_view(add, row, col, window.strides) if add is not None else None
+                _lower_taps(b, diff_dst, weights, bias, phase, window.phase_taps(row, col), (1, 1), window.groups, True,
+                            epilogue, phase_add)
+
+
+def _phase_view(view: View, row: int, col: int, strides: Pair) -> View:
+    return view.sliced(1, row, view.shape[1], strides[0]).sliced(2, col, view.shape[2], strides[1])
+
+
+def panel_vectors(b: PlanBuilder, channels: int) -> int:
+    """Vectors of a panel: the widest that wastes least of the last panel; one-vector panels read more of the source."""
+    vectors = ceil(channels / b.vl)
+
+    def cost(nv: int) -> tuple[float, int]:
+        return ceil(vectors / nv) * nv * (1.1 if nv == 1 else 1.0), -nv
+
+    return min(range(1, b.max_nv + 1), key=cost)
+
+
+def _lower_taps(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, taps: Sequence[Tap],
+                strides: Pair, groups: int, backward: bool, epilogue: Epilogue, add: View | None) -> None:
+    k = src.shape[3] // groups
+    oc = dst.shape[3] // groups
+    nv = panel_vectors(b, oc)
+    width = nv * b.vl
+    panels = ceil(oc / width)
+    packed, packed_bias = _pack(b, weights, bias, taps, groups, k, oc, nv, panels, backward)
+    if taps == [(0, 0, *taps[0][2:])] and strides == (1, 1) and src.shape[:3] == dst.shape[:3]:
+        src, dst, add = _flatten_pixels(src, dst, add)
+    tile = _Tile.choose(b, src, dst, taps, strides, k, groups * panels, nv, add is not None)
+    post, constants = epilogue.post if epilogue.post is not None else (None, ())
+    p0, p1 = (*constants, 0.0, 0.0)[:2]
+    params = dict(
+        G=groups, IC=k, OC=oc, SH=strides[0], SW=strides[1], n_seg=len(tile.segments), seg_len=tile.seg_len,
+        seg_block=tile.seg_block, nv=nv, panels=panels, rows=tile.rows, cols=tile.cols, panel_block=tile.panel_block,
+        copy=tile.copy, dh_min=tile.dh_min, dw_min=tile.dw_min, copy_rows=tile.copy_rows, copy_cols=tile.copy_cols,
+        copy_ld=tile.copy_ld, copy_row=tile.copy_row, has_bias=bias is not None, has_add=add is not None,
+        post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0, post_1=p1,
+    )
+    sources = [src, packed, b.table(tile.segments or [(0, 0, 0)])]
+    sources += [packed_bias] if packed_bias is not None else []
+    sources += [add] if add is not None else []
+    tiles = (dst.shape[0] * ceil(dst.shape[1] / tile.rows) * ceil(dst.shape[2] / tile.cols)
+             * ceil(groups * panels / tile.panel_block))
+    b.step("conv_direct", sources, [dst], params, tiles=tiles, scratch_bytes=tile.scratch_bytes,
+           macs=dst.size * len(taps) * k, why=tile.why(nv, b.tile_rows[nv - 1]))
+
+
+def _pack(b: PlanBuilder, weights: View, bias: View | None, taps: Sequence[Tap], groups: int, k: int, oc: int, nv: int,
+          panels: int, backward: bool) -> tuple[View, View | None]:
+    width = nv * b.vl
+    packed = b.temp((groups * panels, max(len(taps) * k, 1), width))
+    packed_bias = b.temp((groups * panels, width)) if bias is not None else None
+    src = [weights, b.table([tap[2:] for tap in taps] or [(0, 0)])] + ([bias] if bias is not None else [])
+    dst = [packed] + ([packed_bias] if packed_bias is not None else [])
+    params = dict(G=groups, K=k, OC=oc, n_taps=len(taps), nv=nv, panels=panels, backward=backward,
+                  has_bias=bias is not None)
+    b.step("conv_pack_weights", src, dst, params, tiles=groups * panels, why=f"panels of {width} channels")
+    return packed, packed_bias
+
+
+def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:
+    # A pointwise convolution has no rows: all pixels of all images are one strip, where their strides allow.
+    flat = [(1, 1, v.shape[0] * v.shape[1] * v.shape[2], v.shape[3]) for v in (src, dst)]
+    views = [src.reshaped(flat[0]), dst.reshaped(flat[1]), add.reshaped(flat[1]) if add is not None else None]
+    if views[0] is None or views[1] is None or (add is not None and views[2] is None):
+        return src, dst, add
+    return views[0], views[1], views[2]
+
+
+def _merged_runs(taps: Sequence[Tap]) -> int:
+    """Length of the runs of neighbouring pixels that the taps fall into, if all runs are equally long; else 1."""
+    if not taps:
+        return 1
+    rows: dict[int, list[int]] = {}
+    for dh, dw, _, _ in taps:
+        rows.setdefault(dh, []).append(dw)
+    first = next(iter(rows.values()))
+    even = all(len(cols) == len(first) and cols == list(range(cols[0], cols[0] + len(cols))) for cols in rows.values())
+    return len(first) if even else 1
+
+
+@dataclass(frozen=True)
+class _SourceWindow:
+    """How a tile reads its source: directly or through a copied window, and as which segments of K."""
+
+    copy: bool
+    run: int            # neighbouring taps merged into one segment
+    copy_ld: int
+    dh_min: int
+    dw_min: int
+    span_h: int
+    span_w: int
+
+    @staticmethod
+    def choose(src: View, dst_shape: Sequence[int], taps: Sequence[Tap], strides: Pair, k: int) -> _SourceWindow:
+        rows, cols = [t[0] for t in taps] or [0], [t[1] for t in taps] or [0]
+        dh_min, dw_min = min(rows), min(cols)
+        leaves = (dh_min < 0 or dw_min < 0 or (dst_shape[1] - 1) * strides[0] + max(rows) >= src.shape[1]
+                  or (dst_shape[2] - 1) * strides[1] + max(cols) >= src.shape[2])
+        run = _merged_runs(taps)
+        contiguous = src.strides[2] == k or src.shape[2] == 1
+        # Segments shorter than 64 make the per-segment work of the tile show; then a dense window is worth its copy.
+        copy = bool(taps) and (leaves or (run > 1 and k < 16 and not contiguous))
+        merge = run > 1 and (k < 64 if copy else contiguous)
+        ld = k if merge or k % 256 else k + 16
+        return _SourceWindow(copy, run if merge else 1, ld, dh_min, dw_min, max(rows) - dh_min + 1,
+                             max(cols) - dw_min + 1)
+
+    def extent(self, rows: int, cols: int, strides: Pair) -> tuple[int, int, int]:
+        """Rows, columns and row stride of the window that a tile of rows x cols outputs reads."""
+        copy_rows = (rows - 1) * strides[0] + self.span_h
+        copy_cols = (cols - 1) * strides[1] + self.span_w
+        row = copy_cols * self.copy_ld
+        return copy_rows, copy_cols, row + 16 if row % 256 == 0 else row
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Blocking of one ``conv_direct`` call."""
+
+    rows: int
+    cols: int
+    panel_block: int
+    segments: list[tuple[int, int, int]]
+    seg_len: int
+    seg_block: int
+    copy: bool
+    dh_min: int
+    dw_min: int
+    copy_rows: int
+    copy_cols: int
+    copy_ld: int
+    copy_row: int
+
+    @staticmethod
+    def choose(b: PlanBuilder, src: View, dst: View, taps: Sequence[Tap], strides: Pair, k: int, n_panels: int, nv: int,
+               has_add: bool) -> _Tile:
+        width = nv * b.vl
+        depth = max(len(taps) * k, 1)
+        window = _SourceWindow.choose(src, dst.shape, taps, strides, k)
+        seg_len = window.run * k
+        segments = [(dh, dw, 0) for dh, dw, _, _ in taps[:: window.run]]
+        panel_bytes = depth * width * 4
+        panel_block = n_panels if n_panels * panel_bytes <= 2 * PANEL_BLOCK_BYTES else max(
+            1, PANEL_BLOCK_BYTES // panel_bytes)
+        total = dst.shape[0] * dst.shape[1] * dst.shape[2] * depth * n_panels * width
+        macs = min(TILE_MACS, max(total // TILES_WANTED, MIN_TILE_MACS))
+        per_pixel = depth * panel_block * width
+        rows, cols = _pixels(dst.shape, macs // per_pixel, b.tile_rows[nv - 1])
+        if window.copy:
+            while rows > 1 and window.extent(rows, cols, strides)[0] * window.extent(rows, cols, strides)[2] * 4 > (
+                    WINDOW_BYTES):
+                rows = ceil(rows / 2)
+        copy_rows, copy_cols, copy_row = window.extent(rows, cols, strides)
+        return _Tile(rows, cols, panel_block, segments, seg_len, max(1, PANEL_BLOCK_BYTES // max(seg_len * width * 4, 1)),
+                     window.copy, window.dh_min, window.dw_min, copy_rows, copy_cols, window.copy_ld, copy_row)
+
+    @property
+    def scratch_bytes(self) -> int:
+        return 8 * (ceil(len(self.segments) / 8) * 8) + (4 * self.copy_rows * self.copy_row if self.copy else 0)
+
+    def why(self, nv: int, tile_rows: int) -> str:
+        """One line for ``plan.explain()``."""
+        source = "window copied with its border" if self.copy else "read in place"
+        return (f"direct: tile {tile_rows}x{nv} vectors, K in {len(self.segments)} segments of {self.seg_len}, source "
+                f"{source}, {self.rows}x{self.cols} pixels a tile")
+
+
+def _pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
+    """Rows and columns of a tile of about ``wanted`` pixels; a strip of one row is cut at full register tiles."""
+    _, oh, ow, _ = shape
+    if oh == 1:
+        return 1, min(ow, max(tile_rows, wanted // tile_rows * tile_rows))
+    return max(1, min(oh, wanted // max(ow, 1))), ow
+
+
+def lower_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View, window: Window2D) -> None:
+    """diff_weights (KH, KW, IC//G, OC) = gradient of the convolution with respect to its weights, overwriting."""
+    groups = window.groups
+    ic, oc = src.shape[3] // groups, diff_dst.shape[3] // groups
+    taps = window.taps()
+    if taps == [(0, 0, 0, 0)] and window.strides == (1, 1) and src.shape[:3] == diff_dst.shape[:3]:
+        src, diff_dst, _ = _flatten_pixels(src, diff_dst, None)
+    source = _SourceWindow.choose(src, diff_dst.shape, taps, window.strides, ic)
+    if window.flip:
+        source = replace(source, run=1)
+    table = [(dh, dw, 0, (kh * window.kernel[1] + kw) * ic) for dh, dw, kh, kw in taps[:: source.run]]
+    nv = panel_vectors(b, oc)
+    panels = ceil(oc / (nv * b.vl))
+    rows, cols = _gradient_block(diff_dst.shape)
+    copy_rows, copy_cols, copy_row = source.extent(rows, cols, window.strides)
+    macs = diff_dst.size * len(taps) * ic
+    blocks = diff_dst.shape[0] * ceil(diff_dst.shape[1] / rows) * ceil(diff_dst.shape[2] / cols)
+    shards = max(1, min(ceil(TILES_WANTED / (groups * panels)), blocks, macs // (4 * MIN_TILE_MACS)))
+    partial = b.temp((shards, len(taps) * ic, groups * oc))
+    params = dict(
+        G=groups, IC=ic, OC=oc, SH=window.strides[0], SW=window.strides[1], n_seg=len(table), seg_len=source.run * ic,
+        nv=nv, panels=panels, rows=rows, cols=cols, panel_block=1, shards=shards, copy=source.copy,
+        dh_min=source.dh_min, dw_min=source.dw_min, copy_rows=copy_rows, copy_cols=copy_cols, copy_ld=source.copy_ld,
+        copy_row=copy_row,
+    )
+    scratch = 8 * (ceil(rows / 8) * 8) + 4 * rows * cols * nv * b.vl + (4 * copy_rows * copy_row if source.copy else 0)
+    target = partial if shards > 1 else diff_weights.reshaped(partial.shape)
+    assert target is not None, "gradients of weights are dense"
+    b.step("conv_backward_weights", [src, diff_dst, b.table(table)], [target], params, tiles=shards * groups * panels,
+           scratch_bytes=scratch, macs=macs, why=f"{shards} shards of the {blocks} pixel blocks")
+    if shards > 1:
+        lower_sum_shards(b, partial, diff_weights)
+
+
+def _gradient_block(shape: Sequence[int]) -> Pair:
+    _, oh, ow, _ = shape
+    if ow >= PIXELS_PER_BLOCK:
+        return 1, PIXELS_PER_BLOCK if oh == 1 else ow
+    return max(1, min(oh, PIXELS_PER_BLOCK // max(ow, 1))), ow
+
+
+def lower_sum_shards(b: PlanBuilder, partial: View, dst: View) -> None:
+    """dst = sum over the first axis of ``partial``, in order of the shards; both dense."""
+    shards, count = partial.shape[0], dst.size
+    flat = partial.reshaped((shards, count))
+    assert flat is not None and dst.is_dense, "shards are dense"
+    chunk = 16384
+    b.step("sum_shards", [flat], [dst], dict(count=count, shards=shards, chunk=chunk), tiles=ceil(count / chunk),
+           why=f"{shards} shards in fixed order")

@@ -1,0 +1,327 @@
+"""The contract of a layer: what every built-in layer and every plugin gives.
+
+A layer file has one order: attributes, parameters, shape rule, gradient, lowering. What a layer must give:
+
+- attributes, declared in the class body (``cnnext.layers.attributes``);
+- ``parameters(*shapes)``: names, shapes and initializers of what it learns;
+- ``output_shape(*shapes)`` (or ``output_shapes`` when there are several);
+- how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
+  ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
+
+The optional rest has defaults: ``as_affine``, ``as_epilogue``, ``view``, ``window``, ``macs``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from cnnext.errors import message
+from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Shape, Value
+from cnnext.layers.attributes import REQUIRED, Attribute
+
+if TYPE_CHECKING:
+    from cnnext.graph.plan import PlanBuilder, View
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
+        return lambda cls: cls
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What a layer says of one parameter before it exists.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    initializer : str
+        A name of ``cnnext.training.initializers``.
+    fan_in, fan_out : int
+        What the variance-scaling initializers divide by.
+    trainable : bool
+    """
+
+    shape: tuple[int, ...]
+    initializer: str = "glorot_uniform"
+    fan_in: int = 1
+    fan_out: int = 1
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a layer's output pixels look at its input pixels, for receptive fields: (rows, columns) each."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class Gradients:
+    """What a layer's gradient rule returns: values for its inputs and weights, None where there is none."""
+
+    inputs: Sequence[Value | None]
+    weights: dict[str, Value | None] | None = None
+
+
+class _Counter(threading.local):
+    """Numbers for default names: conv2d, conv2d_1, ..."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, int] = {}
+
+
+_counter = _Counter()
+
+
+def _default_name(stem: str) -> str:
+    count = _counter.taken.get(stem, 0)
+    _counter.taken[stem] = count + 1
+    return stem if count == 0 else f"{stem}_{count}"
+
+
+@dataclass_transform(kw_only_default=False)
+class Layer:
+    """Base class of all layers.
+
+    Parameters
+    ----------
+    name : str, optional
+        Shown in summaries, errors and plans; numbered automatically when missing.
+
+    Attributes
+    ----------
+    type_name : str
+        ``vendor/Layer@version``: what a model file stores.
+    weights : dict of str to Parameter
+        Empty until the layer is first applied to a value.
+    """
+
+    type_name: ClassVar[str] = ""
+    attributes: ClassVar[dict[str, Attribute]] = {}
+    data_format: str = "channels_last"
+
+    name: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared = {k: v for k, v in vars(cls).items() if isinstance(v, Attribute)}
+        cls.attributes = {**cls.attributes, **declared}
+        for key in declared:
+            delattr(cls, key)
+
+    def __init__(self, *args: Any, name: str | None = None, **kwargs: Any) -> None:
+        label = type(self).__name__.lower()
+        where = label if name is None else f"{label} {name!r}"
+        given = self._bind(where, args, kwargs)
+        self._given_name = name
+        for key, attribute in type(self).attributes.items():
+            value = given.get(key, attribute.default)
+            if value is REQUIRED:
+                raise TypeError(f"{where}: `{key}` must be given.")
+            setattr(self, key, attribute.check(where, key, value))
+        self.name = name if name is not None else _default_name(label)
+        self.weights: dict[str, Parameter] = {}
+        self._built_for: tuple[Shape, ...] | None = None
+        self.validate()
+
+    @classmethod
+    def _bind(cls, where: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        names = list(cls.attributes)
+        if len(args) > len(names):
+            raise TypeError(f"{where}: takes {len(names)} arguments ({', '.join(names)}), {len(args)} were given.")
+        given = dict(zip(names, args, strict=False))
+        for key, value in kwargs.items():
+            if key not in cls.attributes:
+                from cnnext.errors import unknown
+
+                raise TypeError(f"{where}: " + unknown("argument", key, [*names, "name"]))
+            if key in given:
+                raise TypeError(f"{where}: `{key}` must be given once.")
+            given[key] = value
+        return given
+
+    def validate(self) -> None:
+        """Check rules between attributes; raise ``ValueError``."""
+
+    @property
+    def where(self) -> str:
+        """How errors call this layer."""
+        return f"{type(self).__name__.lower()} {self.name!r}"
+
+    def error(self, argument: str, rule: str, value: object, *shapes: Shape) -> ValueError:
+        """An error of this layer in the grammar of all errors."""
+        context = "source shape " + ", ".join(str(s) for s in shapes) if shapes else ""
+        return ValueError(message(self.where, argument, rule, value, context))
+
+    def config(self) -> dict[str, Any]:
+        """The attributes as JSON-able values, for model files and copies."""
+        return {key: _to_json(getattr(self, key)) for key in type(self).attributes}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{key}={getattr(self, key)!r}"
+            for key, attribute in type(self).attributes.items()
+            if getattr(self, key) != attribute.default
+        )
+        return f"{type(self).__name__}({shown})"
+
+    # Parameters
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        """What the layer learns, given the shapes of its inputs (channels-last)."""
+        return {}
+
+    def build(self, *shapes: Shape) -> None:
+        """Create the parameters, once; later calls check that the new shapes want the same ones."""
+        from cnnext.training.initializers import initialize
+
+        specs = self.parameters(*self._channels_last(shapes))
+        if self._built_for is not None:
+            for key, spec in specs.items():
+                if self.weights[key].data.shape != spec.shape:
+                    raise self.error(key, f"have shape {spec.shape} for this source, which is not what the layer was "
+                                          "built for", self.weights[key].data.shape, *shapes)
+            return
+        for key, spec in specs.items():
+            data = initialize(spec, f"{self.where}: `{key}`")
+            self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
+        self._built_for = shapes
+
+    # Shape rule
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Shape of the output from the shapes of the inputs (channels-last); an extent may be None."""
+        raise TypeError(f"{self.where}: the layer must define output_shape or output_shapes.")
+
+    def output_shapes(self, *shapes: Shape) -> Sequence[Shape]:
+        """Shapes of all outputs; for a layer of one output, ``output_shape`` is enough."""
+        return [self.output_shape(*shapes)]
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        """Dtypes of the outputs; float32 inputs give float32 outputs unless a layer says otherwise."""
+        for dtype in dtypes:
+            if dtype != FLOAT32:
+                raise TypeError(f"{self.where}: `src` must be float32. Received dtype={dtype}.")
+        return [FLOAT32] * self.n_outputs
+
+    n_outputs: ClassVar[int] = 1
+    n_inputs: ClassVar[int | None] = 1  # None: any number from one on
+
+    def infer_shapes(self, *shapes: Shape) -> list[Shape]:
+        """The shape rule with ranks and counts checked and ``data_format`` respected."""
+        if self.n_inputs is not None and len(shapes) != self.n_inputs or not shapes:
+            wanted = "one or more inputs" if self.n_inputs is None else f"{self.n_inputs} input(s)"
+            raise ValueError(f"{self.where}: takes {wanted}. Received {len(shapes)}.")
+        shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
+        if self.data_format == "channels_first":
+            return [to_channels_first(s) for s in shapes_out]
+        return shapes_out
+
+    def _channels_last(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if self.data_format == "channels_first":
+            return [to_channels_last(s) for s in shapes]
+        return list(shapes)
+
+    # Building graphs
+
+    def __call__(self, inputs: Value | Sequence[Value]) -> Any:
+        """Apply the layer to a value, or a list of values; returns the output, or the list of outputs."""
+        values = [inputs] if isinstance(inputs, Value) else list(inputs)
+        for value in values:
+            if not isinstance(value, Value):
+                raise TypeError(f"{self.where}: inputs must be values that cnnext.Input or a layer made. "
+                                f"Received {type(value).__name__}.")
+        shapes = [v.shape for v in values]
+        self.infer_shapes(*shapes)
+        self.build(*shapes)
+        graph = Graph([], [])
+        outputs = graph.apply(self, *values, weights=self.weight_values())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def weight_values(self) -> dict[str, Value]:
+        """The layer's parameters as values of a graph."""
+        return {key: Value(p.data.shape, FLOAT32, p.name, parameter=p) for key, p in self.weights.items()}
+
+    # How it computes
+
+    def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value | Sequence[Value] | None:
+        """The layer as a small graph of other layers (shapes are channels-last), or None if it lowers itself."""
+        return None
+
+    def is_identity(self, training: bool) -> bool:
+        """Whether the layer passes its input on unchanged in this mode."""
+        return False
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        """Append the nodes that compute the gradients of ``node``'s inputs and weights from those of its outputs."""
+        raise TypeError(f"{self.where}: the layer has no gradient.")
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        """Append the kernel calls that compute the node."""
+        raise TypeError(f"{self.where}: the layer cannot be lowered.")
+
+    # Optional protocols
+
+    accepts_epilogue: ClassVar[bool] = False
+
+    def as_epilogue(self) -> tuple[str, tuple[float, ...]] | None:
+        """Name and constants of the elementwise function that the layer is, or None."""
+        return None
+
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        """In inference the layer is ``x * scale + shift`` per channel: the two values of shape (C,), or None."""
+        return None
+
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        """This node's weights with a per-channel scale and shift of its output folded in, or None if it cannot."""
+        return None
+
+    def view(self, node: Node, src: View) -> View | None:
+        """The output as another view of the input's memory, or None where that needs a copy."""
+        return None
+
+    def place(self, node: Node, dst: View) -> list[View] | None:
+        """Where in the output's memory each input could be computed directly, or None."""
+        return None
+
+    @property
+    def window(self) -> Window | None:
+        """For receptive fields; None for a layer that sees one pixel (or all)."""
+        return None
+
+    sees_everything: ClassVar[bool] = False
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulate operations of one run of the node (concrete shapes)."""
+        return 0
+
+
+def to_channels_first(shape: Shape) -> Shape:
+    """(N, ..., C) -> (N, C, ...)."""
+    return (shape[0], shape[-1], *shape[1:-1])
+
+
+def to_channels_last(shape: Shape) -> Shape:
+    """(N, C, ...) -> (N, ..., C)."""
+    return (shape[0], *shape[2:], shape[1])
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Layer):
+        return {"type": value.type_name, "attributes": value.config()}
+    if isinstance(value, tuple):
+        return [_to_json(v) for v in value]
+    if isinstance(value, float) and value in (float("inf"), -float("inf")):
+        return "inf" if value > 0 else "-inf"
+    return value
