@@ -78,9 +78,9 @@ def files(*patterns: str) -> list[str]:
     return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
 
 
-HEADERS = [*files("src/**/*.h", "cnnext/include/*.h"), "setup.py"]
+C_DEPENDS = [*files("src/**/*.h", "cnnext/include/*.h"), "setup.py"]
 CYTHON_DEPENDS = [*files("src/**/*.px[di]", "cnnext/**/*.pxd"), "setup.py"]
-SIMD_DEPENDS = [*HEADERS, *files("src/simd/*.inc.c")]
+SIMD_DEPENDS = [*C_DEPENDS, *files("src/simd/*.inc.c")]
 
 
 def extensions() -> list[Extension]:
@@ -129,7 +129,7 @@ class build_ext(_build_ext):
 
         for ext in self.extensions:
             ext.include_dirs = INCLUDE_DIRS
-            ext.depends = HEADERS
+            ext.depends = C_DEPENDS
             ext.define_macros = [("CNX_OPENMP", "1" if openmp else "0"), ("CYTHON_CLINE_IN_TRACEBACK", "0")]
             ext.extra_compile_args = COMPILE_FLAGS
             ext.extra_link_args = LINK_FLAGS
@@ -139,7 +139,7 @@ class build_ext(_build_ext):
                 ext.extra_compile_args = COMPILE_FLAGS + openmp
                 ext.extra_link_args = LINK_FLAGS + openmp
                 ext.extra_objects = objects
-                ext.depends = HEADERS + objects
+                ext.depends = C_DEPENDS + objects
         super().build_extensions()
 
     def copy_extensions_to_source(self) -> None:
@@ -167,7 +167,7 @@ class build_ext(_build_ext):
         if not self.force and not newer_group([source, *CYTHON_DEPENDS], str(target)):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "cython", "-3", "-I", ".", "-I", "src", "--module-name", ext.name]
+        command = [sys.executable, "-m", "cython", "-I", ".", "-I", "src", "--module-name", ext.name]
         for name, value in DIRECTIVES.items():
             command += ["-X", f"{name}={value}"]
         result = subprocess.run([*command, source, "-o", str(target)], capture_output=True, text=True)

@@ -33,6 +33,10 @@ class _Shortener(reprlib.Repr):
         self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 16
         self.maxstring = self.maxother = 100
 
+    def repr_int(self, number: int, level: int) -> str:
+        """Describe a huge integer by its size; Python refuses to print more than 4300 digits."""
+        return repr(number) if number.bit_length() <= 128 else f"an integer of {number.bit_length()} bits"
+
     def repr_ndarray(self, array: object, level: int) -> str:
         """Describe an array by type and shape; reprlib finds this method by the class name ``ndarray``."""
         return f"{getattr(array, 'dtype', '?')} array of shape {getattr(array, 'shape', '?')}"

@@ -5,5 +5,6 @@ Plain data, without an import: setup.py reads it before anything is built.
 
 # Module (src/kernels/<module>.pyx, built as cnnext._native.<module>) -> the kernels that it exports.
 KERNELS: dict[str, tuple[str, ...]] = {
+    "elementwise": ("binary", "copy", "sum_pixels", "sum_axes"),
     "conv_direct": ("conv_direct", "conv_pack_weights", "conv_backward_weights", "sum_shards"),
 }

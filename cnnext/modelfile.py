@@ -70,7 +70,7 @@ class Limits:
     max_rank: int = 8
     max_bytes: int = 8 << 30
     max_document_bytes: int = 4 << 20
-    max_document_values: int = 1 << 18
+    max_document_values: int = 1 << 17
     max_document_depth: int = 64
 
     def __post_init__(self) -> None:
@@ -277,12 +277,13 @@ class _Entry(NamedTuple):
 
 def _read_header(source: _Source, limits: Limits) -> tuple[dict[str, _Entry], dict[str, Any]]:
     """Read and check all that comes before the data; the file stands at the first tensor's byte afterwards."""
-    scanner = _HeaderScanner(source, _header_bytes(source, limits), limits)
-    entries, text = scanner.scan()
+    header = _header_bytes(source, limits)
+    data_bytes = source.size - 8 - len(header)
+    entries, metadata, text = _HeaderScanner(source, header, limits).scan()
     if text is None:
-        source.fail(_METADATA_KEY, f"hold the graph under the key {_DOCUMENT_KEY!r}", scanner.metadata_keys(),
+        source.fail(_METADATA_KEY, f"hold the graph under the key {_DOCUMENT_KEY!r}", sorted(metadata),
                     "this is a safetensors file, but no cnnext model: it has weights and no graph")
-    data_bytes = source.size - 8 - len(scanner.header)
+    del header  # of up to limits.max_header_bytes, before the document takes its memory
     graph = _parse_document(source, text, limits)
     return _checked_layout(source, entries, data_bytes), graph
 
@@ -303,7 +304,8 @@ def _header_bytes(source: _Source, limits: Limits) -> bytes:
 
 
 _BLANKS = re.compile(rb"[ \t\n\r]*")
-_STRING_STOP = re.compile(rb'["\\]')
+# The rest of a string up to its quote, 256 escapes at a time: the pattern's memory grows with the repetitions.
+_STRING_PART = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,256}', re.DOTALL)
 # 19 digits are enough for 2**63 - 1; int() of unbounded digits takes quadratic time.
 _NATURAL = re.compile(rb"(?:0|[1-9][0-9]{0,18})(?![0-9.eE])")
 
@@ -319,11 +321,11 @@ class _HeaderScanner:
         self.header = header
         self.limits = limits
         self.position = 0
-        self._metadata: dict[str, None] = {}
+        self._metadata: set[str] = set()
         self._document: str | None = None
 
-    def scan(self) -> tuple[dict[str, _Entry], str | None]:
-        """Return the tensors' entries and the text of the graph document, None if there is none."""
+    def scan(self) -> tuple[dict[str, _Entry], set[str], str | None]:
+        """Return the tensors' entries, the keys of the metadata, and the graph document's text if there is one."""
         entries: dict[str, _Entry] = {}
         has_metadata = False
         if not self.header.startswith(b"{"):
@@ -341,11 +343,7 @@ class _HeaderScanner:
         self._skip_blanks()
         if self.position != len(self.header):
             self._fail("end after its closing '}'")
-        return entries, self._document
-
-    def metadata_keys(self) -> list[str]:
-        """The keys of the metadata, for the message about a file of another program."""
-        return list(self._metadata)
+        return entries, self._metadata, self._document
 
     def _fail(self, rule: str, value: object = None) -> NoReturn:
         shown = self.header[self.position : self.position + 20] if value is None else value
@@ -357,9 +355,10 @@ class _HeaderScanner:
         self.position = found.end()
 
     def _accept(self, character: bytes) -> bool:
-        self._skip_blanks()
         if not self.header.startswith(character, self.position):
-            return False
+            self._skip_blanks()
+            if not self.header.startswith(character, self.position):
+                return False
         self.position += 1
         return True
 
@@ -383,22 +382,19 @@ class _HeaderScanner:
     def _string(self, max_bytes: int) -> str:
         """Take a string of at most `max_bytes` bytes as they stand in the header."""
         self._expect(b'"')
-        start = self.position
-        stop = start
-        while True:
-            found = _STRING_STOP.search(self.header, stop, start + max_bytes + 1)
-            if found is None:
+        start = stop = self.position
+        while not self.header.startswith(b'"', stop):
+            found = _STRING_PART.match(self.header, stop, start + max_bytes)
+            if found is None or found.end() == stop:
                 self._fail(f"hold strings that end, within {max_bytes} bytes here")
-            if found[0] == b'"':
-                break
-            stop = found.end() + 1  # a backslash and the character it escapes
-        raw = self.header[start - 1 : found.end()]
+            stop = found.end()
+        raw = self.header[start - 1 : stop + 1]
         try:
             text = json.loads(raw.decode("utf-8"))
             text.encode("utf-8")  # refuses what \ud800 without its partner gives
         except ValueError:
-            self._fail("hold valid UTF-8 JSON strings", raw[:100])
-        self.position = found.end()
+            self._fail("hold valid UTF-8 JSON strings", raw[:50])
+        self.position = stop + 1
         assert isinstance(text, str)
         return text
 
@@ -449,7 +445,7 @@ class _HeaderScanner:
                 self._fail("have every key of the metadata once", key)
             if len(self._metadata) == self.limits.max_tensors:
                 self._fail(f"have at most {self.limits.max_tensors} keys of metadata (limits.max_tensors)", key)
-            self._metadata[key] = None
+            self._metadata.add(key)
             text = self._string(self.limits.max_document_bytes)
             if key == _DOCUMENT_KEY:
                 self._document = text

@@ -170,6 +170,7 @@ def test_the_wheel_is_small_and_complete(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {"cnnext/py.typed", "cnnext/plugin.pxd", "cnnext/include/cnnext_plugin.h"} <= set(names)
+    assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")} <= set(names), "a package lacks __init__.py"
     modules = {name.split("/")[-1].split(".")[0] for name in names if name.endswith(".so")}
     assert modules == {"executor", *KERNELS}
     assert not [name for name in names if name.endswith((".c", ".pyx", ".o"))]

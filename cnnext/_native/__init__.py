@@ -1,1 +1,1 @@
-"""The built modules: private, and subject to change without notice."""
+"""The built modules. Private: their names and contents may change with every release."""

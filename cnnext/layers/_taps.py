@@ -69,7 +69,7 @@ def _phase(index: int, before: int, kernel: int, stride: int, dilation: int) -> 
 def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, window: Window2D,
                       epilogue: Epilogue) -> None:
     """dst = epilogue(src * weights + bias); weights (KH, KW, IC//G, OC), all views of rank 4."""
-    add = b.view(epilogue.add) if epilogue.add is not None else None
+    add = _like(b.view(epilogue.add), dst) if epilogue.add is not None else None
     _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
 
 
@@ -81,7 +81,7 @@ def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: Vie
     stride 1. A transposed convolution is this with ``diff_src`` as its output.
     """
     stride_h, stride_w = window.strides
-    add = b.view(epilogue.add) if epilogue.add is not None else None
+    add = _like(b.view(epilogue.add), diff_src) if epilogue.add is not None else None
     for row in range(stride_h):
         for col in range(stride_w):
             phase = _phase_view(diff_src, row, col, window.strides)
@@ -89,6 +89,13 @@ def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: Vie
                 phase_add = _phase_view(add, row, col, window.strides) if add is not None else None
                 _lower_taps(b, diff_dst, weights, bias, phase, window.phase_taps(row, col), (1, 1), window.groups, True,
                             epilogue, phase_add)
+
+
+def _like(add: View, dst: View) -> View:
+    # What is added has the shape that the graph knows; the kernel sees both as images.
+    view = add if add.shape == dst.shape else add.reshaped(dst.shape)
+    assert view is not None, "an epilogue adds a value laid out like its own"
+    return view
 
 
 def _phase_view(view: View, row: int, col: int, strides: Pair) -> View:
@@ -113,7 +120,7 @@ def _lower_taps(b: PlanBuilder, src: View, weights: View, bias: View | None, dst
     width = nv * b.vl
     panels = ceil(oc / width)
     packed, packed_bias = _pack(b, weights, bias, taps, groups, k, oc, nv, panels, backward)
-    if taps == [(0, 0, *taps[0][2:])] and strides == (1, 1) and src.shape[:3] == dst.shape[:3]:
+    if [t[:2] for t in taps] == [(0, 0)] and strides == (1, 1) and src.shape[:3] == dst.shape[:3]:
         src, dst, add = _flatten_pixels(src, dst, add)
     tile = _Tile.choose(b, src, dst, taps, strides, k, groups * panels, nv, add is not None)
     post, constants = epilogue.post if epilogue.post is not None else (None, ())

@@ -168,10 +168,12 @@ def activation(default: Any = None) -> Any:
     """None, an activation's name (``"relu"``), or an activation layer (``cx.LeakyReLU(0.2)``)."""
 
     def check(where: str, name: str, value: Any) -> Any:
+        if value is None:
+            return None
         from cnnext.layers.activation import BY_NAME
         from cnnext.layers.layer import Layer
 
-        if value is None or (isinstance(value, Layer) and value.as_epilogue() is not None):
+        if (isinstance(value, Layer) and value.as_epilogue() is not None):
             return value
         if isinstance(value, str):
             if value == "linear":

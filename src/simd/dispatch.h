@@ -27,7 +27,7 @@ int cnx_simd_levels(const cnx_simd **out);
 const char *cnx_unary_name(int op);
 const char *cnx_binary_name(int op);
 
-/* 1 where the backward form of a unary function reads the output y of the forward pass, 0 where it reads the input x. */
+/* 1 where the backward form of a unary function reads the output y of the forward pass, 0 where the input x. */
 int cnx_unary_saves_output(int op);
 
 #endif

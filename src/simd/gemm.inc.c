@@ -107,7 +107,7 @@ static const int32_t full_tile_rows[CNX_MAX_NV] = CNX_TILE_ROWS;
 static __attribute__((noinline)) void edge_tile(tile_fn tile, const cnx_gemm *g, int64_t rows, const float *a, float *c,
                                                 const float *add)
 {
-    float c_copy[MAX_TILE_ROWS * CNX_VL * 2], add_copy[MAX_TILE_ROWS * CNX_VL * 2];
+    float c_copy[MAX_TILE_ROWS * CNX_VL * 2] = {0}, add_copy[MAX_TILE_ROWS * CNX_VL * 2] = {0};
     const int64_t width = g->nv * CNX_VL;
     const size_t bytes = (size_t)g->cols * sizeof(float);
     for (int64_t m = 0; m < rows; m++) {

@@ -4,7 +4,8 @@
  *   Every function reduces its argument, evaluates a polynomial, and undoes the reduction. All lanes take the same path;
  *   where a function has two formulas both are computed and one selected, so a result never depends on its neighbours.
  *   The polynomials are minimax fits (Lawson's weighted least squares on 4000 Chebyshev points, in double, of the error
- *   relative to the function), made for this file; their own error is below a tenth of an ulp.
+ *   relative to the function; each coefficient is rounded to float before the next are fitted), made for this file;
+ *   their own error is at most a third of an ulp.
  *   Only +, -, *, / are used, so the code is right with and without FMA; where a low part matters, the high part has so
  *   few bits that its product is exact either way (Cody & Waite, 1980).
  *   NaN in, NaN out. Every caller's argument of exp_v and expm1_v is <= 0, which saves the overflow half of the scaling.
@@ -33,7 +34,7 @@ CNX_INLINE vf power_of_two(vi n) { return (vf)((n + 127) << 23); }
 /* exp(r) - 1 for |r| <= ln 2 / 2 */
 CNX_INLINE vf expm1_reduced(vf r)
 {
-    static const float c[] = {0.49999994f, 0.16666515f, 0.041668456f, 0.0083694188f, 0.0013813145f};
+    static const float c[] = {0.49999994f, 0.166665167f, 0.0416682847f, 0.00836925022f, 0.00138204684f};
     return r + r * r * polynomial(r, 4, c);
 }
 
@@ -44,7 +45,7 @@ CNX_INLINE vf exp_sum(vf x, vf low)
     x = max_v(x, splat(-104)); /* exp is 0 there */
     const vf biased = x * LOG2_E + ROUND_BIAS;
     const vf n = biased - ROUND_BIAS;
-    const vf r = x - n * LN2_HIGH - n * LN2_LOW + low;
+    const vf r = x - n * LN2_HIGH - (n * LN2_LOW - low);
     const vi n_bits = (vi)biased - (vi)splat(ROUND_BIAS);
     return (1 + expm1_reduced(r)) * power_of_two(n_bits + 32) * 0x1p-32f;
 }
@@ -65,8 +66,8 @@ CNX_INLINE vf expm1_v(vf x)
 /* log(2^k (1 + f)) for 1 + f in [sqrt(1/2), sqrt(2)] */
 CNX_INLINE vf log_sum(vf k, vf f)
 {
-    static const float c[] = {0.33333313f,  -0.25000009f, 0.20002119f,  -0.16667996f, 0.14219552f,
-                              -0.12405589f, 0.11888163f,  -0.11675651f, 0.067466386f};
+    static const float c[] = {0.333333135f,  -0.250000089f, 0.20002073f,   -0.166679963f, 0.142203271f,
+                              -0.124060318f, 0.11883568f,   -0.116714492f, 0.0675095618f};
     return k * LN2_HIGH + (f + (f * f * (f * polynomial(f, 8, c) - 0.5f) + k * LN2_LOW));
 }
 
@@ -132,15 +133,16 @@ CNX_INLINE vf sigmoid_v(vf x)
 }
 
 /* The standard normal distribution: the probability of a value below x, to full relative precision in both tails, and
- * sqrt(2 pi) times the density. Below -a there is exp(-a^2/2) M(a); (a + 4) M(a) is a polynomial in (a - 4) / (a + 4).
+ * sqrt(2 pi) times the density. Below -a there is exp(-a^2/2) M(a); (a + 5/2) M(a) is a polynomial in a / (a + 5/2).
  * The relative error of exp is the absolute one of a^2/2, so the square is taken in two parts. */
 CNX_INLINE vf normal_cdf(vf x, vf *density)
 {
-    static const float c[] = {CDF_COEFFICIENTS};
+    static const float c[] = {1.25f,         -1.24339223f, 0.169607028f,  0.291873842f, 0.0559691079f,
+                              -0.149450645f, 0.137301281f, -0.312459379f, 0.279129684f, -0.0796379298f};
     const vf a = min_v(abs_v(x), splat(16)); /* 0 beyond */
     const vf high = (vf)((vi)a & ~0xfff);
     *density = exp_sum(-0.5f * high * high, -0.5f * (a - high) * (a + high));
-    const vf w = 1 / (a + 4);
-    const vf below = *density * (w * polynomial((a - 4) * w, 9, c));
+    const vf w = 1 / (a + 2.5f);
+    const vf below = *density * (w * polynomial(a * w, 9, c));
     return select(x < 0, below, 1 - below);
 }

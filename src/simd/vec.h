@@ -28,7 +28,7 @@ CNX_INLINE vi splat_i(int32_t x) { return x - (vi){0}; }
 #define CNX_UNROLL _Pragma("GCC unroll 32")
 /* A loop over lanes that becomes one instruction. GCC has no `mask ? a : b` on vectors in C and no name for a masked
  * load, but its vectorizer finds both, unless the loop was unrolled before. Clang knows the bitwise forms instead. */
-#define CNX_LANES(i) _Pragma("GCC unroll 1") for (int i = 0; i < CNX_VL; i++)
+#define CNX_LANES(i) _Pragma("GCC ivdep") _Pragma("GCC unroll 1") for (int i = 0; i < CNX_VL; i++)
 
 /* The first n < VL floats; the other lanes are zero, and the memory behind the n is not touched. */
 #if defined(__clang__) || CNX_VL == 4
@@ -54,19 +54,17 @@ CNX_INLINE void store_part(float *p, vf v, int64_t n)
     copy_part(p, lane, n);
 }
 #else
-CNX_INLINE vf load_part(const float *p, int64_t n)
+CNX_INLINE vf load_part(const float *restrict p, int64_t n)
 {
-    float lane[CNX_VL];
+    vf v;
     const int32_t end = (int32_t)n;
-    CNX_LANES(i) lane[i] = i < end ? p[i] : 0;
-    return load(lane);
+    CNX_LANES(i) v[i] = i < end ? p[i] : 0;
+    return v;
 }
-CNX_INLINE void store_part(float *p, vf v, int64_t n)
+CNX_INLINE void store_part(float *restrict p, vf v, int64_t n)
 {
-    float lane[CNX_VL];
     const int32_t end = (int32_t)n;
-    store(lane, v);
-    CNX_LANES(i) if (i < end) p[i] = lane[i];
+    CNX_LANES(i) if (i < end) p[i] = v[i];
 }
 #endif
 /* A row walked in steps of VL, `left` floats before its end: one copy of a formula serves the vectors and the tail, so an
@@ -83,6 +81,7 @@ CNX_INLINE void store_row(float *p, vf v, int64_t left)
 /* mask ? a : b, lane by lane; a mask lane is 0 or -1, as comparisons give it. */
 #ifdef __clang__
 CNX_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+#define CNX_SELECT_LANES(V, BOUND, OP) return select(V OP BOUND, BOUND, V);
 #else
 CNX_INLINE vf select(vi mask, vf a, vf b)
 {
@@ -90,10 +89,14 @@ CNX_INLINE vf select(vi mask, vf a, vf b)
     CNX_LANES(i) r[i] = mask[i] ? a[i] : b[i];
     return r;
 }
+#define CNX_SELECT_LANES(V, BOUND, OP)                                                                                 \
+    vf r;                                                                                                              \
+    CNX_LANES(i) r[i] = V[i] OP BOUND[i] ? BOUND[i] : V[i];                                                            \
+    return r;
 #endif
-/* Ordered so that a NaN in v survives: max_v(v, bound) is NaN where v is. */
-CNX_INLINE vf max_v(vf v, vf bound) { return select(v < bound, bound, v); }
-CNX_INLINE vf min_v(vf v, vf bound) { return select(v > bound, bound, v); }
+/* Ordered so that a NaN in v survives: max_v(v, bound) is NaN where v is. One instruction on x86. */
+CNX_INLINE vf max_v(vf v, vf bound) { CNX_SELECT_LANES(v, bound, <) }
+CNX_INLINE vf min_v(vf v, vf bound) { CNX_SELECT_LANES(v, bound, >) }
 /* The larger, or the NaN if either is one: numpy.maximum, numpy.minimum. */
 CNX_INLINE vf maximum_v(vf a, vf b) { return select(b != b, b, max_v(a, b)); }
 CNX_INLINE vf minimum_v(vf a, vf b) { return select(b != b, b, min_v(a, b)); }
@@ -117,8 +120,8 @@ CNX_INLINE vi first_lanes(int64_t n)
 #define CNX_FOLD(v, OP)                                                                                                \
     float lane[CNX_VL];                                                                                                \
     store(lane, v);                                                                                                    \
-    for (int half = CNX_VL / 2; half; half /= 2)                                                                       \
-        for (int i = 0; i < half; i++) lane[i] = OP(lane[i], lane[i + half]);                                          \
+    CNX_UNROLL for (int half = CNX_VL / 2; half; half /= 2)                                                            \
+        CNX_UNROLL for (int i = 0; i < half; i++) lane[i] = OP(lane[i], lane[i + half]);                               \
     return lane[0];
 #define CNX_PLUS(a, b) ((a) + (b))
 #define CNX_LARGER(a, b) ((a) < (b) ? (b) : (a))

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 from cnnext import reference
 from cnnext.reference import numerical_gradient
 
-SETTINGS = settings(max_examples=15, deadline=None)
+SETTINGS = settings(max_examples=60, deadline=None)
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 STRIDES = st.tuples(st.integers(1, 3), st.integers(1, 3))
 DILATION = st.tuples(st.integers(1, 2), st.integers(1, 2))

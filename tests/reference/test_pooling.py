@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cnnext import reference
 from cnnext.reference import numerical_gradient
 
-SETTINGS = settings(max_examples=25, deadline=None)
+SETTINGS = settings(max_examples=60, deadline=None)
 PADDING = st.tuples(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.tuples(st.integers(0, 2), st.integers(0, 2)))
 
 
@@ -21,7 +21,7 @@ def close(actual, expected, atol=1e-8):
 
 @st.composite
 def pools(draw):
-    """A source of distinct values, none near 0, and the keyword arguments of a pool, some with a partial last window."""
+    """A source of distinct values, none near 0, and the arguments of a pool, some with a partial last window."""
     kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))

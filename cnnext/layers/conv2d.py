@@ -1,0 +1,266 @@
+"""Convolution: ``Conv2D`` and ``Conv1D``, with the operators of their gradients."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, ClassVar
+
+from cnnext.geometry import PaddingPairs, conv_output_size, resolve_padding, window_extent
+from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.memory import View
+from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
+from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.elementwise import ScaleChannels, SumPixels, add, multiply
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+
+class Convolution(Layer):
+    """What the convolutions of one and two dimensions share; a 1-D source is an image of one row."""
+
+    rank: ClassVar[int] = 2
+    accepts_epilogue = True
+
+    filters: int = integer(minimum=1)
+    kernel_size: Pair = pair()
+    strides: Pair = pair(1)
+    padding: str | PaddingPairs = padding()
+    dilation: Pair = pair(1)
+    groups: int = integer(1, minimum=1)
+    use_bias: bool = boolean(True)
+    activation: str | Layer | None = activation()
+    flip_kernel: bool = boolean(False)
+    strict: bool = boolean(False)
+    data_format: str = data_format()
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        channels = self.channels(shapes[0])
+        kernel = self.window_size()[2 - self.rank :]
+        taps = prod(kernel)
+        fan_in, fan_out = taps * channels // self.groups, taps * self.filters // self.groups
+        specs = {"weights": ParameterSpec((*kernel, channels // self.groups, self.filters), "glorot_uniform", fan_in,
+                                          fan_out)}
+        if self.use_bias:
+            specs["bias"] = ParameterSpec((self.filters,), "zeros")
+        return specs
+
+    def channels(self, shape: Shape) -> int:
+        """Channels of the source, checked against rank and groups."""
+        if len(shape) != self.rank + 2:
+            axes = "(N, L, C)" if self.rank == 1 else "(N, H, W, C)"
+            raise self.error("src", f"have rank {self.rank + 2}, {axes}", shape)
+        channels = shape[-1]
+        if not channels:
+            raise self.error("src", "have a known number of channels", shape)
+        if channels % self.groups:
+            raise self.error("groups", "divide the channels of the source", self.groups, shape)
+        if self.filters % self.groups:
+            raise self.error("groups", "divide `filters`", self.groups, shape)
+        return channels
+
+    def window_size(self) -> Pair:
+        """Rows and columns of the window."""
+        return self.kernel_size
+
+    def geometry(self, shape: Shape) -> Window2D:
+        """The window with its padding resolved for a source shape."""
+        image = image_shape(shape)
+        size = (image[1] or 1, image[2] or 1)
+        strides, dilation = self.strides, self.dilation
+        pads = resolve_padding(self.padding, size, self.window_size(), strides, dilation)
+        return Window2D(self.window_size(), strides, pads, dilation, self.groups, self.flip_kernel)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.channels(shapes[0])
+        image = image_shape(shapes[0])
+        window = self.geometry(shapes[0])
+        spatial = [
+            output_size(self, image[1 + axis], window, axis, shapes[0]) for axis in range(2 - self.rank, 2)
+        ]
+        return (image[0], *spatial, self.filters)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        (src,), dy = node.inputs, diff_dst[0]
+        assert dy is not None
+        window = self.geometry(src.shape)
+        weights = node.weights["weights"]
+        diffs: dict[str, Value | None] = {
+            "weights": g.apply1(ConvolutionBackwardWeights(window, weights.shape, self.name), src, dy)
+        }
+        if "bias" in node.weights:
+            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
+        return Gradients([g.apply1(ConvolutionBackwardData(window, src.shape, self.name), dy, weights)], diffs)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src = b.view(node.inputs[0])
+        bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
+        lower_convolution(b, image_view(src), weights_view(b.view(node.weights["weights"])), bias,
+                          image_view(b.view(node.output)), self.geometry(src.shape), no_epilogue(node))
+
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        # (W x + b) s + t = (W s) x + (b s + t), s and t per output channel: the last axis of W
+        weights = dict(node.weights)
+        weights["weights"] = g.apply1(ScaleChannels(name=f"{node.name}/folded"), node.weights["weights"], scale)
+        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
+        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
+        return weights
+
+    @property
+    def window(self) -> Window:
+        before = self.padding if isinstance(self.padding, tuple) else None
+        pads = (before[0][0], before[1][0]) if before else (0, 0)
+        if self.padding == "same":
+            extent = [window_extent(k, d) for k, d in zip(self.window_size(), self.dilation, strict=True)]
+            pads = ((extent[0] - 1) // 2, (extent[1] - 1) // 2)
+        return Window(self.window_size(), self.strides, self.dilation, pads)
+
+    def macs(self, node: Node) -> int:
+        channels = node.inputs[0].shape[-1] or 0
+        return _size(node.output.shape) * prod(self.window_size()) * channels // self.groups
+
+
+class Conv2D(Convolution):
+    """2-D convolution (cross-correlation) of ``(N, H, W, C)`` with a bank of filters.
+
+    ``dst[n, oh, ow, oc] = bias[oc] + sum over kh, kw, ic of
+    src[n, oh*SH + kh*DH - PT, ow*SW + kw*DW - PL, ic] * weights[kh, kw, ic, oc]``, zero outside the source.
+
+    Parameters
+    ----------
+    filters : int
+        Output channels OC.
+    kernel_size, strides, dilation : int or (rows, columns)
+    padding : "valid", "same" or ((top, bottom), (left, right))
+        ``"same"`` gives ceil(size / stride) outputs, the odd pixel of padding after (TensorFlow's rule).
+    groups : int
+        Output channel group g sees input channel group g alone.
+    use_bias : bool
+    activation : str or layer, optional
+        Applied in the kernel's epilogue.
+    flip_kernel : bool
+        True convolution: the window is rotated by 180 degrees.
+    strict : bool
+        Refuse a source of which the strided window would leave rows or columns unread.
+    data_format : "channels_last" or "channels_first"
+
+    Weights
+    -------
+    weights (KH, KW, IC//groups, OC), bias (OC,)
+    """
+
+    type_name = "cnnext/Conv2D@1"
+
+
+class Conv1D(Convolution):
+    """1-D convolution of ``(N, L, C)``; the rules of ``Conv2D`` along one axis.
+
+    ``padding`` is ``"valid"``, ``"same"``, or a whole number or pair (before, after); also ``"causal"``-style
+    ``(extent - 1, 0)``. Weights (K, IC//groups, OC), bias (OC,).
+    """
+
+    type_name = "cnnext/Conv1D@1"
+    rank = 1
+    kernel_size: Any = integer(minimum=1)
+    strides: Any = integer(1, minimum=1)
+    dilation: Any = integer(1, minimum=1)
+    padding: Any = padding()
+
+    def validate(self) -> None:
+        if isinstance(self.padding, tuple):
+            # (before, after) was read as rows and columns; both of a symmetric pair agree
+            self.padding = (self.padding[0][0], self.padding[1][0])
+
+    def window_size(self) -> Pair:
+        return 1, self.kernel_size
+
+    def geometry(self, shape: Shape) -> Window2D:
+        length = shape[1] or 1
+        pads: Any = self.padding if isinstance(self.padding, str) else ((0, 0), self.padding)
+        resolved = resolve_padding(pads, (1, length), self.window_size(), (1, self.strides), (1, self.dilation))
+        return Window2D(self.window_size(), (1, self.strides), resolved, (1, self.dilation), self.groups,
+                        self.flip_kernel)
+
+    @property
+    def window(self) -> Window:
+        before = self.padding[0] if isinstance(self.padding, tuple) else 0
+        if self.padding == "same":
+            before = (window_extent(self.kernel_size, self.dilation) - 1) // 2
+        return Window(self.window_size(), (1, self.strides), (1, self.dilation), (0, before))
+
+
+class ConvolutionBackwardData(Layer):
+    """Gradient with respect to the source: inputs diff_dst and the weights."""
+
+    n_inputs = 2
+    accepts_epilogue = True
+
+    def __init__(self, window: Window2D, src_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_src")
+        self.geometry = window
+        self.src_shape = src_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][0], *self.src_shape[1:])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        diff_dst, weights = (b.view(v) for v in node.inputs)
+        lower_backward_data(b, image_view(diff_dst), weights_view(weights), None, image_view(b.view(node.output)),
+                            self.geometry, no_epilogue(node))
+
+
+class ConvolutionBackwardWeights(Layer):
+    """Gradient with respect to the weights: inputs src and diff_dst."""
+
+    n_inputs = 2
+
+    def __init__(self, window: Window2D, weights_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_weights")
+        self.geometry = window
+        self.weights_shape = weights_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.weights_shape
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, diff_dst = (image_view(b.view(v)) for v in node.inputs)
+        lower_backward_weights(b, src, diff_dst, weights_view(b.view(node.output)), self.geometry)
+
+
+def output_size(layer: Layer, size: int | None, window: Window2D, axis: int, shape: Shape,
+                ceil_mode: bool = False) -> int | None:
+    """Rows (axis 0) or columns (axis 1) of a window layer's output, with the layer named in the error."""
+    if size is None:
+        return None
+    kernel, stride, dilation = window.kernel[axis], window.strides[axis], window.dilation[axis]
+    padding = getattr(layer, "padding", "valid")
+    pads = "same" if padding == "same" else window.padding[axis]
+    try:
+        return conv_output_size(size, kernel, stride, pads, dilation, ceil_mode, getattr(layer, "strict", False))
+    except ValueError as error:
+        reason = str(error).replace("conv_output_size: ", "").replace("`kernel`", "`kernel_size`")
+        reason = reason.replace("`stride`", "`strides`").removesuffix(".")
+        raise ValueError(f"{layer.where}: {reason}; source shape {shape}.") from None
+
+
+def image_shape(shape: Shape) -> Shape:
+    """(N, L, C) as (N, 1, L, C); other shapes as they are."""
+    return (shape[0], 1, *shape[1:]) if len(shape) == 3 else shape
+
+
+def image_view(view: View) -> View:
+    """A view of rank 3 as an image of one row."""
+    if len(view.shape) != 3:
+        return view
+    n, length, channels = view.shape
+    return View(view.storage, view.offset, (n, 1, length, channels), (view.strides[0], view.strides[0], *view.strides[1:]))
+
+
+def weights_view(view: View) -> View:
+    """Weights (K, IC, OC) as (1, K, IC, OC)."""
+    if len(view.shape) != 3:
+        return view
+    return View(view.storage, view.offset, (1, *view.shape), (view.size, *view.strides))
+
+
+def _size(shape: Shape) -> int:
+    return prod(n or 1 for n in shape)

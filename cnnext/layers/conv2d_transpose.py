@@ -1,0 +1,146 @@
+"""``Conv2DTranspose``: the convolution whose forward pass is the backward-data pass of ``Conv2D``."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cnnext.geometry import PaddingPairs, window_extent
+from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
+from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
+from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
+from cnnext.layers.elementwise import SumPixels
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+
+
+class Conv2DTranspose(Layer):
+    """Transposed convolution of ``(N, H, W, C)``: each source pixel adds its window, scaled, to the output.
+
+    Output rows are ``(IH - 1) * SH + (KH - 1) * DH + 1 - top - bottom + output_padding``; with ``padding="same"``
+    they are ``IH * SH``.
+
+    Parameters
+    ----------
+    filters : int
+        Output channels OC.
+    kernel_size, strides, dilation : int or (rows, columns)
+    padding : "valid", "same" or ((top, bottom), (left, right))
+        Rows and columns cut from the border of the full result.
+    output_padding : int or (rows, columns)
+        Rows and columns added below and to the right, less than the stride.
+    groups, use_bias, activation, data_format
+        As in ``Conv2D``.
+
+    Weights
+    -------
+    weights (KH, KW, OC//groups, IC), bias (OC,)
+    """
+
+    type_name = "cnnext/Conv2DTranspose@1"
+    accepts_epilogue = True
+
+    filters: int = integer(minimum=1)
+    kernel_size: Pair = pair()
+    strides: Pair = pair(1)
+    padding: str | PaddingPairs = padding()
+    dilation: Pair = pair(1)
+    output_padding: Pair = pair(0, minimum=0)
+    groups: int = integer(1, minimum=1)
+    use_bias: bool = boolean(True)
+    activation: str | Layer | None = activation()
+    data_format: str = data_format()
+
+    def validate(self) -> None:
+        if any(p >= max(s, d) for p, s, d in zip(self.output_padding, self.strides, self.dilation, strict=True)):
+            raise self.error("output_padding", f"be smaller than strides={self.strides} or dilation={self.dilation}",
+                             self.output_padding)
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        channels = self.channels(shapes[0])
+        taps = prod(self.kernel_size)
+        per_group = self.filters // self.groups
+        specs = {"weights": ParameterSpec((*self.kernel_size, per_group, channels), "glorot_uniform",
+                                          taps * channels // self.groups, taps * per_group)}
+        if self.use_bias:
+            specs["bias"] = ParameterSpec((self.filters,), "zeros")
+        return specs
+
+    def channels(self, shape: Shape) -> int:
+        """Channels of the source, checked against rank and groups."""
+        if len(shape) != 4:
+            raise self.error("src", "have rank 4, (N, H, W, C)", shape)
+        channels = shape[3]
+        if not channels:
+            raise self.error("src", "have a known number of channels", shape)
+        if channels % self.groups or self.filters % self.groups:
+            raise self.error("groups", "divide the channels of the source and `filters`", self.groups, shape)
+        return channels
+
+    def geometry(self) -> Window2D:
+        """The window of the convolution that this layer transposes."""
+        return Window2D(self.kernel_size, self.strides, self.pixels(), self.dilation, self.groups)
+
+    def pixels(self) -> PaddingPairs:
+        """The padding in pixels; "same" cuts what exceeds IH * SH, the odd pixel after."""
+        if self.padding == "same":
+            excess = [max(window_extent(k, d) - s, 0)
+                      for k, d, s in zip(self.kernel_size, self.dilation, self.strides, strict=True)]
+            return (excess[0] // 2, excess[0] - excess[0] // 2), (excess[1] // 2, excess[1] - excess[1] // 2)
+        return ((0, 0), (0, 0)) if isinstance(self.padding, str) else self.padding
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.channels(shapes[0])
+        spatial: list[int | None] = []
+        for axis, (before, after) in enumerate(self.pixels()):
+            size, stride = shapes[0][1 + axis], self.strides[axis]
+            if size is None:
+                spatial.append(None)
+                continue
+            full = (size - 1) * stride + window_extent(self.kernel_size[axis], self.dilation[axis])
+            out = full - before - after + self.output_padding[axis]
+            if self.padding == "same":
+                out = size * stride + self.output_padding[axis]
+            if out < 1:
+                raise self.error("padding", f"leave at least one pixel of the {full} of the full result",
+                                 (before, after), shapes[0])
+            spatial.append(out)
+        return (shapes[0][0], *spatial, self.filters)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        (src,), dy = node.inputs, diff_dst[0]
+        assert dy is not None
+        weights = node.weights["weights"]
+        # y = K^T x for the convolution K: dx = K dy, and dW is the one of K with dy as its source.
+        diff_src = g.apply1(TransposeBackwardData(self.geometry(), src.shape, self.name), dy, weights)
+        diff_weights = g.apply1(ConvolutionBackwardWeights(self.geometry(), weights.shape, self.name), dy, src)
+        diffs: dict[str, Value | None] = {"weights": diff_weights}
+        if "bias" in node.weights:
+            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
+        return Gradients([diff_src], diffs)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
+        lower_backward_data(b, b.view(node.inputs[0]), b.view(node.weights["weights"]), bias, b.view(node.output),
+                            self.geometry(), no_epilogue(node))
+
+    def macs(self, node: Node) -> int:
+        return _size(node.inputs[0].shape) * prod(self.kernel_size) * self.filters // self.groups
+
+
+class TransposeBackwardData(Layer):
+    """Gradient of ``Conv2DTranspose`` with respect to its source: an ordinary convolution of diff_dst."""
+
+    n_inputs = 2
+
+    def __init__(self, window: Window2D, src_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_src")
+        self.geometry = window
+        self.src_shape = src_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][0], *self.src_shape[1:])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        diff_dst, weights = (b.view(v) for v in node.inputs)
+        lower_convolution(b, diff_dst, weights, None, b.view(node.output), self.geometry, Epilogue())

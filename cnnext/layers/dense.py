@@ -1,0 +1,136 @@
+"""``Dense``: every output sees every input; a convolution of one pixel."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.memory import View
+from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
+from cnnext.layers.attributes import activation, boolean, integer
+from cnnext.layers.elementwise import ScaleChannels, SumPixels, add, multiply
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+
+POINT = Window2D((1, 1))
+
+
+class Dense(Layer):
+    """``dst[..., out] = bias[out] + sum over in of src[..., in] * weights[in, out]``, over the last axis.
+
+    Parameters
+    ----------
+    units : int
+        Outputs.
+    use_bias : bool
+    activation : str or layer, optional
+        Applied in the kernel's epilogue.
+
+    Weights
+    -------
+    weights (IN, OUT), bias (OUT,)
+    """
+
+    type_name = "cnnext/Dense@1"
+    accepts_epilogue = True
+    sees_everything = True
+
+    units: int = integer(minimum=1)
+    use_bias: bool = boolean(True)
+    activation: str | Layer | None = activation()
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        features = self.features(shapes[0])
+        specs = {"weights": ParameterSpec((features, self.units), "glorot_uniform", features, self.units)}
+        if self.use_bias:
+            specs["bias"] = ParameterSpec((self.units,), "zeros")
+        return specs
+
+    def features(self, shape: Shape) -> int:
+        """Inputs per position, checked."""
+        if len(shape) < 2:
+            raise self.error("src", "have rank 2 or more, (N, ..., IN)", shape)
+        features = shape[-1]
+        if not features:
+            raise self.error("src", "have a known number of features on its last axis", shape)
+        return features
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.features(shapes[0])
+        return (*shapes[0][:-1], self.units)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        (src,), dy = node.inputs, diff_dst[0]
+        assert dy is not None
+        weights = node.weights["weights"]
+        diffs: dict[str, Value | None] = {"weights": g.apply1(DenseBackwardWeights(weights.shape, self.name), src, dy)}
+        if "bias" in node.weights:
+            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
+        return Gradients([g.apply1(DenseBackwardData(src.shape, self.name), dy, weights)], diffs)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
+        src, dst = pixels(b.view(node.inputs[0])), pixels(b.view(node.output))
+        lower_convolution(b, src, matrix(b.view(node.weights["weights"])), bias, dst, POINT,
+                          no_epilogue(node))
+
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        weights = dict(node.weights)
+        weights["weights"] = g.apply1(ScaleChannels(name=f"{node.name}/folded"), node.weights["weights"], scale)
+        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
+        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
+        return weights
+
+    def macs(self, node: Node) -> int:
+        return prod(n or 1 for n in node.inputs[0].shape) * self.units
+
+
+class DenseBackwardData(Layer):
+    """Gradient with respect to the source: inputs diff_dst and the weights."""
+
+    n_inputs = 2
+    accepts_epilogue = True
+
+    def __init__(self, src_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_src")
+        self.src_shape = src_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][0], *self.src_shape[1:])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        diff_dst, weights = (b.view(v) for v in node.inputs)
+        lower_backward_data(b, pixels(diff_dst), matrix(weights), None, pixels(b.view(node.output)), POINT,
+                            no_epilogue(node))
+
+
+class DenseBackwardWeights(Layer):
+    """Gradient with respect to the weights: inputs src and diff_dst."""
+
+    n_inputs = 2
+
+    def __init__(self, weights_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_weights")
+        self.weights_shape = weights_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.weights_shape
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, diff_dst = (pixels(b.view(v)) for v in node.inputs)
+        lower_backward_weights(b, src, diff_dst, matrix(b.view(node.output)), POINT)
+
+
+def pixels(view: View) -> View:
+    """(..., C) as one row of pixels (1, 1, M, C); rank 4 images with padded pixels stay images."""
+    flat = view.reshaped((1, 1, prod(view.shape[:-1]), view.shape[-1]))
+    if flat is not None:
+        return flat
+    if len(view.shape) == 4:
+        return view
+    raise ValueError(f"a dense layer reads rows at one distance. Received strides {view.strides} of shape {view.shape}.")
+
+
+def matrix(view: View) -> View:
+    """Weights (IN, OUT) as (1, 1, IN, OUT)."""
+    return View(view.storage, view.offset, (1, 1, *view.shape), (view.size, view.size, *view.strides))

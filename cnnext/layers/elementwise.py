@@ -1,0 +1,262 @@
+"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``), and sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import ClassVar
+
+import numpy as np
+
+from cnnext._native.executor import BINARY
+from cnnext.graph.graph import Graph, Node, Shape, Value, constant
+from cnnext.graph.memory import View, dense_strides
+from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._rows import row_step
+from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
+from cnnext.layers.layer import Gradients, Layer
+
+
+def broadcast_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
+    """The common shape of values under NumPy's broadcasting rule; unknown extents must agree."""
+    rank = max(len(s) for s in shapes)
+    padded = [(1,) * (rank - len(s)) + tuple(s) for s in shapes]
+    out: list[int | None] = []
+    for extents in zip(*padded, strict=True):
+        known = {n for n in extents if n != 1}
+        if len(known) > 1:
+            raise layer.error("inputs", "have shapes that broadcast to one", tuple(shapes))
+        out.append(known.pop() if known else 1)
+    return tuple(out)
+
+
+class Join(Layer):
+    """What the layers that join two or more values share: broadcasting, and a chain of binary kernels."""
+
+    n_inputs = None
+    op: ClassVar[str] = ""
+    scale_by_count: ClassVar[bool] = False
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) < 2:
+            raise self.error("inputs", "be two values or more", len(shapes))
+        return broadcast_shape(self, shapes)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        dst = b.view(node.output)
+        first, *rest = (b.view(v).expanded(dst.shape) for v in node.inputs)
+        for i, view in enumerate(rest):
+            row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
+
+    def macs(self, node: Node) -> int:
+        return 0
+
+
+class Add(Join):
+    """Sum of values whose shapes broadcast."""
+
+    type_name = "cnnext/Add@1"
+    op = "add"
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        return Gradients([reduce_to(g, dy, x.shape) for x in node.inputs])
+
+
+class Subtract(Join):
+    """First value minus the second."""
+
+    type_name = "cnnext/Subtract@1"
+    op = "subtract"
+    n_inputs = 2
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        a, b = node.inputs
+        return Gradients([reduce_to(g, dy, a.shape), reduce_to(g, scaled(g, dy, -1.0), b.shape)])
+
+
+class Multiply(Join):
+    """Product of values whose shapes broadcast."""
+
+    type_name = "cnnext/Multiply@1"
+    op = "multiply"
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        diffs = []
+        for i, x in enumerate(node.inputs):
+            product = dy
+            for other in node.inputs[:i] + node.inputs[i + 1 :]:
+                product = multiply(g, product, other)
+            diffs.append(reduce_to(g, product, x.shape))
+        return Gradients(diffs)
+
+
+class Maximum(Join):
+    """Largest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Maximum@1"
+    op = "maximum"
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        # max(a, b, c) = max(max(a, b), c): one comparison per link of the chain, from the last back to the first.
+        partial = [node.inputs[0]]
+        for x in node.inputs[1:-1]:
+            partial.append(g.apply1(Maximum(name=f"{self.name}/partial"), partial[-1], x))
+        diffs: list[Value] = []
+        for so_far, x in zip(reversed(partial), reversed(node.inputs[1:]), strict=True):
+            wins = g.apply1(Compare(name=f"{self.name}/mask"), x, so_far)
+            loses = g.apply1(Compare(name=f"{self.name}/mask"), so_far, x)
+            diffs.insert(0, reduce_to(g, multiply(g, dy, wins), x.shape))
+            dy = reduce_to(g, multiply(g, dy, loses), so_far.shape)
+        return Gradients([reduce_to(g, dy, node.inputs[0].shape), *diffs])
+
+
+class Average(Join):
+    """Mean of the values, element by element."""
+
+    type_name = "cnnext/Average@1"
+    op = "add"
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        super().lower(b, node)
+        dst = b.view(node.output)
+        factor = b.constant(np.full(1, 1.0 / len(node.inputs), np.float32)).expanded((1,) * len(dst.shape))
+        row_step(b, "binary", [dst, factor.expanded(dst.shape)], [dst], {"op": BINARY["multiply"]}, why="mean")
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        share = scaled(g, dy, 1.0 / len(node.inputs))
+        return Gradients([reduce_to(g, share, x.shape) for x in node.inputs])
+
+
+class Compare(Join):
+    """1 where the first value is greater, 1/2 where they are equal, else 0."""
+
+    op = "greater"
+    n_inputs = 2
+
+
+class ScaleChannels(Layer):
+    """x * scale over the last axis; scale has shape (C,)."""
+
+    n_inputs = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        dst = b.view(node.output)
+        src, scale = (b.view(v) for v in node.inputs)
+        row_step(b, "binary", [src, scale.expanded(dst.shape)], [dst], {"op": BINARY["multiply"]}, why="scale")
+
+
+class SumPixels(Layer):
+    """Sum over all axes but the last: gradients of biases."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][-1],)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, dst = b.view(node.inputs[0]), b.view(node.output)
+        lines = as_lines(src)
+        shards = max(1, min(TILES_WANTED, lines.shape[0], src.size // 16384))
+        partial = b.temp((shards, src.shape[-1]))
+        target = partial if shards > 1 else View(dst.storage, dst.offset, (1, *dst.shape), (dst.size, *dst.strides))
+        b.step("sum_pixels", [lines], [target], {"shards": shards}, tiles=shards, why=f"{shards} shards")
+        if shards > 1:
+            lower_sum_shards(b, partial, dst)
+
+
+class SumTo(Layer):
+    """Sum over the axes that broadcasting repeated, down to a given shape."""
+
+    def __init__(self, shape: Shape, name: str):
+        super().__init__(name=name)
+        self.shape = tuple(shape)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.shape
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, dst = b.view(node.inputs[0]), b.view(node.output)
+        shape = (1,) * (len(src.shape) - len(dst.shape)) + dst.shape
+        *axes, last = range(len(src.shape))
+        reduced = [a for a in axes if shape[a] == 1 and src.shape[a] != 1]
+        kept = [a for a in axes if a not in reduced]
+        whole = shape[last] == 1 and src.shape[last] != 1
+        rows = prod(src.shape[a] for a in kept)
+        per_row = prod(src.shape[a] for a in reduced)
+        width = 1 if whole else src.shape[last]
+        target = View(dst.storage, dst.offset, (rows, width), (width, 1)) if dst.is_dense else b.temp((rows, width))
+        rows_per_tile = max(1, 16384 // max(per_row * src.shape[last], 1))
+        b.step("sum_axes", [src.permuted((*kept, *reduced, last))], [target],
+               {"kept": rows, "reduced": per_row, "rows": rows_per_tile, "whole": whole},
+               tiles=ceil(rows / rows_per_tile), why=f"{per_row} rows each")
+        if not dst.is_dense:
+            copy_view(b, View(target.storage, 0, dst.shape, dense_strides(dst.shape)), dst)
+
+
+def reduce_to(g: Graph, value: Value, shape: Shape) -> Value:
+    """The gradient of broadcasting: sum over the axes along which ``shape`` was repeated."""
+    if value.shape == tuple(shape):
+        return value
+    return g.apply1(SumTo(shape, name="sum_to"), value)
+
+
+def as_lines(view: View) -> View:
+    """(..., W, C) as (lines, W, C)."""
+    lines = prod(view.shape[:-2])
+    if len(view.shape) == 1:
+        return View(view.storage, view.offset, (1, 1, *view.shape), (view.size, view.size, *view.strides))
+    if len(view.shape) == 2:
+        # cut the one long line where it is long, so that there is something to deal to the shards
+        return View(view.storage, view.offset, (view.shape[0], 1, view.shape[1]), (view.strides[0], *view.strides))
+    heads = View(view.storage, view.offset, view.shape[:-2], view.strides[:-2])
+    if not _uniform(heads):
+        raise ValueError(f"lines must lie at one distance. Received strides {view.strides} of shape {view.shape}.")
+    step = next((s for n, s in zip(reversed(heads.shape), reversed(heads.strides), strict=True) if n > 1),
+                view.strides[-2] * view.shape[-2])
+    return View(view.storage, view.offset, (lines, *view.shape[-2:]), (step, *view.strides[-2:]))
+
+
+def _uniform(view: View) -> bool:
+    axes = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n > 1]
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(axes, axes[1:], strict=False))
+
+
+class Copy(Layer):
+    """The value itself in memory of its own."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        copy_view(b, b.view(node.inputs[0]), b.view(node.output))
+
+
+def copy_view(b: PlanBuilder, src: View, dst: View, why: str = "copy") -> None:
+    """Append the copy of a view of any strides into another of the same shape."""
+    row_step(b, "copy", [src], [dst], why=why)
+
+
+def add(g: Graph, *values: Value) -> Value:
+    """Append the sum of values."""
+    return g.apply1(Add(name="add"), *values)
+
+
+def multiply(g: Graph, *values: Value) -> Value:
+    """Append the product of values."""
+    return g.apply1(Multiply(name="multiply"), *values)
+
+
+def scaled(g: Graph, value: Value, factor: float) -> Value:
+    """Append value * factor."""
+    return multiply(g, value, constant(np.full(1, factor, np.float32), "factor"))
