@@ -67,6 +67,7 @@ CODES = {CNX_ERROR_LABEL: "a class label lies outside [0, classes)", CNX_ERROR_F
 cdef enum:
     COUNTER_STRIDE = 8      # one cache line per counter
     NO_STEP = 0x7fffffff
+    SCRATCH_SLACK = 4096 + 64   # between two workers' scratch: no shared cache line or set, and the guard zone of tests
 
 
 cdef struct step_t:
@@ -193,7 +194,7 @@ cdef class Program:
         self.program.simd = cnx_simd_select(encoded)
         if self.program.simd == NULL:
             raise ValueError(f"this machine has no instruction-set level {level!r}")
-        self.program.scratch_bytes = (scratch_bytes + 4096 + 63) // 64 * 64     # staggered: workers never share a set
+        self.program.scratch_bytes = (scratch_bytes + 63) // 64 * 64 + SCRATCH_SLACK
         self.scratch_workers = 0
         self._fill_steps()
 
@@ -288,6 +289,20 @@ cdef class Program:
                 raise MemoryError(f"no memory for {workers * self.program.scratch_bytes} bytes of scratch")
             self.scratch_workers = workers
         return 0
+
+    def guard_scratch(self, int workers):
+        """Fill all scratch with 0xff, so that ``scratch_harmed`` can tell whether a kernel overran its own."""
+        self._need_scratch(workers)
+        memset(self.program.scratch, 0xff, self.scratch_workers * self.program.scratch_bytes)
+
+    def scratch_harmed(self):
+        """Whether the last ``SCRATCH_SLACK`` bytes of a worker's scratch were written since ``guard_scratch``."""
+        cdef int64_t w, i
+        for w in range(self.scratch_workers):
+            for i in range(self.program.scratch_bytes - SCRATCH_SLACK, self.program.scratch_bytes):
+                if (<unsigned char *>self.program.scratch)[w * self.program.scratch_bytes + i] != 0xff:
+                    return True
+        return False
 
     def run(self, int n_threads=1):
         """Run all steps. Raises ``KernelError`` with the name of the step that failed."""

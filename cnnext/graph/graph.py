@@ -168,6 +168,8 @@ class Graph:
         self.nodes = list(nodes)
         self.effects: list[Node] = []
         self.training = training
+        self.seed: Value | None = None
+        self.random_streams = 0
 
     def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""
@@ -185,6 +187,18 @@ class Graph:
         """Append a node of one output and return it."""
         (value,) = self.apply(layer, *inputs, weights=weights, name=name)
         return value
+
+    def seed_value(self) -> Value:
+        """The input that carries the run's random seed, shape (1,) int64; made when a layer first asks for it."""
+        if self.seed is None:
+            self.seed = Value((1,), INT64, "seed")
+            self.inputs.append(self.seed)
+        return self.seed
+
+    def new_random_stream(self) -> int:
+        """A number of its own for each user of the seed, in order of the nodes."""
+        self.random_streams += 1
+        return self.random_streams
 
     def consumers(self) -> dict[Value, list[Node]]:
         """Who reads each value, in order; a node that reads a value twice is listed twice."""
@@ -218,8 +232,11 @@ class Graph:
         new_of: dict[Value, Value] = {}
         copy = Graph([], [], training=self.training)
         for i, value in enumerate(self.inputs):
-            new_of[value] = Value(value.shape if shapes is None else shapes[i], value.dtype, value.name)
+            new_of[value] = Value(value.shape if shapes is None or i >= len(shapes) else shapes[i], value.dtype,
+                                  value.name)
             copy.inputs.append(new_of[value])
+        copy.seed = new_of[self.seed] if self.seed is not None else None
+        copy.random_streams = self.random_streams
 
         def new(value: Value) -> Value:
             return new_of.setdefault(value, value) if value.is_source else new_of[value]
@@ -239,7 +256,14 @@ class Graph:
                     copy.effects.append(copied)
             new_of.update(zip(node.outputs, outputs, strict=True))
         copy.outputs = [new(v) for v in self.outputs]
+        copy.order()
         return copy
+
+    def order(self) -> None:
+        """Sort the nodes so that each stands after what it reads, and drop those that nothing needs."""
+        wanted = [v for node in self.effects for v in node.reads]
+        needed = list(ancestors([*self.outputs, *wanted]))
+        self.nodes = [n for n in needed if n not in self.effects] + self.effects
 
 
 def ancestors(outputs: Iterable[Value]) -> Iterator[Node]:

@@ -8,10 +8,12 @@ from math import prod
 
 import numpy as np
 
+from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value
 from cnnext.layers.layer import Layer
 
 ALIGN_BYTES = 64
+MAX_ELEMENTS = 2**38  # 1 TiB of float32: a shape beyond that is a mistake, and offsets stay far from overflow
 
 
 class Storage:
@@ -198,7 +200,10 @@ def _views_inputs(node: Node) -> bool:
 def _concrete(value: Value) -> tuple[int, ...]:
     if any(n is None for n in value.shape):
         raise ValueError(f"{value.name}: a plan needs concrete shapes. Received shape={value.shape}.")
-    return tuple(int(n) for n in value.shape if n is not None)
+    shape = tuple(int(n) for n in value.shape if n is not None)
+    if prod(shape) > MAX_ELEMENTS:
+        raise ValueError(message(value.name, "shape", f"have at most {MAX_ELEMENTS} elements", shape))
+    return shape
 
 
 def plan_arena(lifetimes: dict[Storage, tuple[int, int]]) -> int:
@@ -225,6 +230,19 @@ def plan_arena(lifetimes: dict[Storage, tuple[int, int]]) -> int:
     return total
 
 
+GUARD_BYTES = 256
+GUARD = 0xFF  # as float32 a NaN, so that reading a guard zone shows in the result as well
+
+
+def plan_guarded_arena(storages: Iterable[Storage]) -> int:
+    """Give every storage memory of its own with a guard zone after it, and return the arena's bytes."""
+    end = GUARD_BYTES
+    for storage in storages:
+        storage.offset_bytes = end
+        end += -(-max(storage.n_bytes, 1) // ALIGN_BYTES) * ALIGN_BYTES + GUARD_BYTES
+    return end
+
+
 def lifetimes(steps: Iterable[tuple[Iterable[View], Iterable[View]]]) -> dict[Storage, tuple[int, int]]:
     """First and last step (by index) that touch each arena storage."""
     spans: dict[Storage, tuple[int, int]] = {}
@@ -233,6 +251,14 @@ def lifetimes(steps: Iterable[tuple[Iterable[View], Iterable[View]]]) -> dict[St
             if view.storage.kind == "arena":
                 spans[view.storage] = (spans.get(view.storage, (i, i))[0], i)
     return spans
+
+
+def harmed(memory: np.ndarray, spans: Iterable[tuple[int, int]]) -> bool:
+    """Whether any byte of a guarded memory outside the spans (first and last byte, exclusive) was written."""
+    outside = np.ones(memory.size, bool)
+    for first, last in spans:
+        outside[first:last] = False
+    return bool((memory[outside] != GUARD).any())
 
 
 def aligned_bytes(n_bytes: int) -> np.ndarray:

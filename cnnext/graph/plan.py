@@ -11,9 +11,21 @@ from typing import Any
 import numpy as np
 
 from cnnext._native import executor
+from cnnext.errors import KernelError
 from cnnext.graph.graph import FLOAT32, INT64, Epilogue, Graph, Node, Parameter, Value
 from cnnext.graph.kernels import kernel, pack_params
-from cnnext.graph.memory import Layout, Storage, View, aligned_bytes, lifetimes, plan_arena
+from cnnext.graph.memory import (
+    GUARD,
+    GUARD_BYTES,
+    Layout,
+    Storage,
+    View,
+    aligned_bytes,
+    harmed,
+    lifetimes,
+    plan_arena,
+    plan_guarded_arena,
+)
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
 
@@ -157,6 +169,9 @@ class Plan:
         Concrete shapes; all passes done.
     level : str
         Instruction-set level.
+    guard : bool
+        Give every value memory of its own between guard zones, and check them after each run: for tests and for
+        looking into a plugin.
 
     Notes
     -----
@@ -164,10 +179,11 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str):
+    def __init__(self, graph: Graph, level: str, guard: bool = False):
         builder = PlanBuilder(graph, level)
         builder.lower_graph()
         self.graph = graph
+        self.guard = guard
         self.level = builder.level
         self.steps = builder.steps
         self.inputs = [builder.view(v) for v in graph.inputs]
@@ -175,7 +191,8 @@ class Plan:
         self._add_output_copies(builder)
         self._prologue = builder.prologue
         self._storages = self._number_storages()
-        self.arena_bytes = plan_arena(lifetimes((s.src, s.dst) for s in self.steps))
+        spans = lifetimes((s.src, s.dst) for s in self.steps)
+        self.arena_bytes = plan_guarded_arena(spans) if guard else plan_arena(spans)
         self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
@@ -186,16 +203,18 @@ class Plan:
         self._idle: list[_Context] = []
 
     def _add_output_copies(self, builder: PlanBuilder) -> None:
-        # An output that is an input, a parameter, a constant, or shares another value's memory, is copied out.
+        # An output that is an input, a parameter, a constant, or listed twice, is copied out.
         from cnnext.layers.elementwise import copy_view
 
+        seen: set[Storage] = set()
         for i, view in enumerate(self.outputs):
-            if view.storage.kind != "output":
+            if view.storage.kind != "output" or view.storage in seen:
                 value = self.graph.outputs[i]
                 target = View.dense(Storage("output", view.size, view.storage.dtype), view.shape)
                 builder._node_name = f"{value.name} (output)"
                 copy_view(builder, view, target)
                 self.outputs[i] = target
+            seen.add(self.outputs[i].storage)
 
     def _number_storages(self) -> list[Storage]:
         storages: dict[Storage, None] = {}
@@ -286,6 +305,7 @@ class _Context:
 
     def __init__(self, plan: Plan):
         self.arena = aligned_bytes(plan.arena_bytes)
+        self.guarded = [s for s in plan._storages if s.kind == "arena"] if plan.guard else []
         self.program = plan.program(plan.steps)
         self.program.bind(0, self.arena, True)
         self.inputs = [(v.storage.slot, v.shape) for v in plan.inputs]
@@ -296,11 +316,27 @@ class _Context:
             self.program.bind(slot, array)
         for slot, array in zip(self.outputs, outputs, strict=True):
             self.program.bind(slot, array, True)
+        if self.guarded:
+            self.arena[...] = GUARD
+            self.program.guard_scratch(n_threads)
         self.program.run(n_threads)
+        if self.guarded:
+            self.check_guards()
         for slot, _ in self.inputs:
             self.program.unbind(slot)
         for slot in self.outputs:
             self.program.unbind(slot)
+
+
+    def check_guards(self) -> None:
+        """Raise if a step wrote outside the memory of its results or of its scratch."""
+        if self.program.scratch_harmed():
+            raise KernelError("a kernel wrote beyond its scratch.")
+        for storage in self.guarded:
+            zones = self.arena[storage.offset_bytes - GUARD_BYTES : storage.offset_bytes + storage.n_bytes + GUARD_BYTES]
+            inside = (GUARD_BYTES, GUARD_BYTES + storage.n_bytes)
+            if harmed(zones, [inside]):
+                raise KernelError(f"a kernel wrote outside a value of {storage.size} elements.")
 
 
 def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:

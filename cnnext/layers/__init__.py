@@ -1,0 +1,38 @@
+"""The built-in layers. A name is imported when it is first used, so that ``import cnnext`` stays fast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# Class -> module: what ``cnnext.<Class>`` and a model file's ``cnnext/<Class>@1`` resolve to.
+LAYERS: dict[str, str] = {
+    name: module
+    for module, names in {
+        "activation": "ReLU ReLU6 LeakyReLU ELU SELU GELU Sigmoid HardSigmoid Tanh SiLU HardSwish Mish Softplus Softsign Clip",
+        "concat": "Concat",
+        "conv2d": "Conv1D Conv2D",
+        "conv2d_transpose": "Conv2DTranspose",
+        "crop2d": "Crop2D",
+        "dense": "Dense",
+        "depthwise_conv2d": "DepthwiseConv2D",
+        "dropout": "Dropout",
+        "elementwise": "Add Average Maximum Multiply Subtract",
+        "flatten": "Flatten",
+        "locally_connected2d": "LocallyConnected2D",
+        "permute": "Permute",
+        "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
+        "prelu": "PReLU",
+        "reshape": "Reshape",
+        "separable_conv2d": "SeparableConv2D",
+        "softmax": "LogSoftmax Softmax",
+        "upsample2d": "UpSample2D",
+        "zero_pad2d": "ZeroPad2D",
+    }.items()
+    for name in names.split()
+}
+
+
+def layer_class(name: str) -> Any:
+    """A built-in layer's class by its short name."""
+    return getattr(import_module(f"cnnext.layers.{LAYERS[name]}"), name)

@@ -1,0 +1,30 @@
+"""Passes over the graph, one file each, and the two orders in which they run.
+
+``prepare`` turns the user's layers into layers that lower themselves, for concrete shapes; ``optimize`` makes the result
+cheaper without changing what it computes. Between the two, training appends its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnnext.graph.graph import Graph, Shape
+from cnnext.graph.passes.cancel_permutes import cancel_permutes
+from cnnext.graph.passes.expand import expand
+from cnnext.graph.passes.fold_affine import fold_affine
+from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
+
+__all__ = ["optimize", "prepare"]
+
+
+def prepare(graph: Graph, shapes: Sequence[Shape], training: bool) -> Graph:
+    """A copy of the graph for these input shapes, in which every layer lowers itself."""
+    return expand(graph, shapes, training)
+
+
+def optimize(graph: Graph) -> Graph:
+    """A copy of the graph that computes the same with fewer and cheaper steps."""
+    graph = cancel_permutes(graph)
+    if not graph.training:
+        graph = fold_affine(graph)
+    return fuse_epilogues(graph)

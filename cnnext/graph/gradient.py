@@ -1,0 +1,68 @@
+"""The gradient pass: appends the nodes of back-propagation to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cnnext.graph.graph import FLOAT32, Graph, Node, Value, constant
+
+
+def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
+                  diff_outputs: Sequence[Value] | None = None) -> dict[Value, Value]:
+    """Append the nodes that compute the gradients of ``outputs`` and return the gradient of each value in ``wrt``.
+
+    Walks the nodes backwards; each layer's ``gradient`` rule appends what it needs, and the gradients of a value that
+    several nodes read are added. What nobody needs is dropped when the graph is next ordered.
+
+    Parameters
+    ----------
+    graph : Graph
+        Nodes in order; new ones are appended.
+    outputs : list of Value
+        What is differentiated: a scalar loss, or any values with ``diff_outputs``.
+    wrt : iterable of Value
+        Inputs or parameter values. One that the outputs do not depend on is missing from the result.
+    diff_outputs : list of Value, optional
+        Gradients to start from; 1 for a scalar.
+    """
+    wrt = list(wrt)
+    if diff_outputs is None:
+        diff_outputs = [constant(np.ones(v.shape, np.float32), "one") for v in outputs]
+    diffs: dict[Value, list[Value]] = {}
+    for value, diff in zip(outputs, diff_outputs, strict=True):
+        diffs.setdefault(value, []).append(diff)
+    needed = _depending_on(graph.nodes, wrt)
+    for node in reversed(list(graph.nodes)):
+        diff_dst = [_total(graph, diffs, v) for v in node.outputs]
+        if node not in needed or all(d is None for d in diff_dst):
+            continue
+        gradients = node.layer.gradient(graph, node, *diff_dst)
+        targets = [*zip(node.inputs, gradients.inputs, strict=True)]
+        targets += [(node.weights[key], diff) for key, diff in (gradients.weights or {}).items()]
+        for value, partial in targets:
+            if partial is not None:
+                diffs.setdefault(value, []).append(partial)
+    totals = {value: _total(graph, diffs, value) for value in wrt}
+    return {value: total for value, total in totals.items() if total is not None}
+
+
+def _depending_on(nodes: Sequence[Node], wrt: Iterable[Value]) -> set[Node]:
+    reached, depending = set(wrt), set()
+    for node in nodes:
+        if any(v in reached for v in node.reads):
+            depending.add(node)
+            reached.update(v for v in node.outputs if v.dtype == FLOAT32)
+    return depending
+
+
+def _total(graph: Graph, diffs: dict[Value, list[Value]], value: Value) -> Value | None:
+    partials = diffs.get(value)
+    if not partials:
+        return None
+    if len(partials) > 1:
+        from cnnext.layers.elementwise import add
+
+        diffs[value] = [add(graph, *partials)]
+    return diffs[value][0]

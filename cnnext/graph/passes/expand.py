@@ -1,0 +1,74 @@
+"""Replaces layers that are made of others by what they are made of, until all that is left lowers itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.layers.layer import Layer
+
+
+def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool) -> Graph:
+    """A copy of the graph with composed layers, fused activations and channels-first layers written out."""
+    graph.training, before = training, graph.training
+    try:
+        return graph.rebuild(_expand_node, shapes)
+    finally:
+        graph.training = before
+
+
+def _expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+    weights = {key: value for key, value in node.weights.items()}
+    return _apply(g, node.layer, inputs, weights, node.name)
+
+
+def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value], name: str) -> list[Value]:
+    if layer.is_identity(g.training):
+        return inputs
+    if layer.data_format == "channels_first":
+        inputs = [_permute(g, v, first=False) for v in inputs]
+    inner = _channels_last_twin(layer)
+    first = len(g.nodes)
+    composed = inner.compose(g, *inputs, weights=weights)
+    if composed is None:
+        outputs = g.apply(inner, *inputs, weights=weights, name=name)
+    else:
+        outputs = [composed] if isinstance(composed, Value) else list(composed)
+        outputs = _expand_composed(g, first, outputs)
+    activation = getattr(layer, "activation", None)
+    if activation is not None and composed is None:
+        from cnnext.layers.activation import activation_layer
+
+        function = activation_layer(activation)
+        outputs = _apply(g, function, outputs, {}, f"{name}/{type(function).__name__.lower()}")
+    if layer.data_format == "channels_first":
+        outputs = [_permute(g, v, first=True) for v in outputs]
+    return outputs
+
+
+def _channels_last_twin(layer: Layer) -> Layer:
+    if layer.data_format == "channels_last":
+        return layer
+    twin = copy.copy(layer)
+    twin.data_format = "channels_last"
+    return twin
+
+
+def _expand_composed(g: Graph, first: int, outputs: list[Value]) -> list[Value]:
+    # What a composed layer appended may be composed itself: expand those nodes in turn.
+    appended, g.nodes = g.nodes[first:], g.nodes[:first]
+    new_of: dict[Value, Value] = {}
+    for node in appended:
+        inputs = [new_of.get(v, v) for v in node.inputs]
+        weights = {key: new_of.get(v, v) for key, v in node.weights.items()}
+        new_of.update(zip(node.outputs, _apply(g, node.layer, inputs, weights, node.name), strict=True))
+    return [new_of.get(v, v) for v in outputs]
+
+
+def _permute(g: Graph, value: Value, first: bool) -> Value:
+    from cnnext.layers.permute import Permute
+
+    rank = len(value.shape)
+    axes = (0, rank - 1, *range(1, rank - 1)) if first else (0, *range(2, rank), 1)
+    return g.apply1(Permute(axes, name=f"{value.name}/{'channels_first' if first else 'channels_last'}"), value)

@@ -1,0 +1,28 @@
+"""Folds a layer that is x * scale + shift per channel (``as_affine``) into the weights of the layer before it."""
+
+from __future__ import annotations
+
+from cnnext.graph.graph import Graph, Node, Value
+
+
+def fold_affine(graph: Graph) -> Graph:
+    """A copy of the graph without the affine layers whose producer can take their scale and shift."""
+    readers = graph.consumers()
+    outputs = set(graph.outputs)
+
+    def rule(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+        if len(node.inputs) != 1 or node.inputs[0] in outputs or len(readers[node.inputs[0]]) != 1:
+            return None
+        source = inputs[0]
+        producer = source.node
+        if producer is None or producer.epilogue is not None or len(producer.outputs) != 1:
+            return None
+        affine = node.layer.as_affine(g, node)
+        if affine is None:
+            return None
+        weights = producer.layer.fold_affine(g, producer, *affine)
+        if weights is None:
+            return None
+        return [g.apply1(producer.layer, *producer.inputs, weights=weights, name=producer.name)]
+
+    return graph.rebuild(rule)

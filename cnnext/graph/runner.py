@@ -1,0 +1,84 @@
+"""Runs a graph for whatever shapes come: a bounded cache of plans, and the checks at the door."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnnext.errors import message
+from cnnext.graph.graph import Graph, Shape, Value
+from cnnext.graph.passes import optimize, prepare
+from cnnext.graph.plan import Plan
+from cnnext.isa import default_level
+from cnnext.threads import limited, resolve_threads
+
+MAX_PLANS = 8
+
+
+class Runner:
+    """A graph ready for inference with inputs of any batch size.
+
+    Parameters
+    ----------
+    graph : Graph
+        As the user built it; shapes may be symbolic.
+    num_threads : int, optional
+        Workers of a run; by default what the machine, the container and ``OMP_NUM_THREADS`` allow.
+    """
+
+    def __init__(self, graph: Graph, num_threads: int | None = None):
+        self.graph = graph
+        self.num_threads = resolve_threads(num_threads)
+        self._plans: OrderedDict[tuple[Shape, ...], Plan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def plan(self, shapes: Sequence[Shape]) -> Plan:
+        """The plan for these input shapes, made when first asked for; the least recently used of eight is dropped."""
+        key = tuple(tuple(s) for s in shapes)
+        with self._lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        plan = Plan(optimize(prepare(self.graph, key, training=False)), default_level())
+        if os.environ.get("CNNEXT_VERBOSE", "0") not in ("", "0"):
+            print(plan.explain(), file=sys.stderr)
+        with self._lock:
+            self._plans[key] = plan
+            while len(self._plans) > MAX_PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Check the inputs against the graph's and run."""
+        arrays = [check_input(v, x) for v, x in zip(self.graph.inputs, inputs, strict=True)]
+        batch = {x.shape[0] for x in arrays}
+        if len(batch) > 1:
+            raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
+        return self.plan([x.shape for x in arrays]).run(arrays, limited(self.num_threads), outputs)
+
+    def trim(self) -> None:
+        """Drop all plans and give their memory back."""
+        with self._lock:
+            self._plans.clear()
+
+
+def check_input(value: Value, array: np.ndarray) -> np.ndarray:
+    """The array, C contiguous, checked against an input's dtype, rank and extents."""
+    where = f"input {value.name!r}"
+    if not isinstance(array, np.ndarray):
+        raise TypeError(message(where, "array", "be a NumPy array", type(array).__name__))
+    if array.dtype != value.dtype:
+        raise TypeError(message(where, "dtype", f"be {value.dtype}", str(array.dtype)))
+    wanted = tuple("N" if i == 0 and n is None else "any" if n is None else n for i, n in enumerate(value.shape))
+    if array.ndim != len(value.shape):
+        raise ValueError(message(where, "shape", f"have rank {len(value.shape)}: {wanted}", array.shape))
+    if any(n is not None and n != m for n, m in zip(value.shape, array.shape, strict=True)):
+        raise ValueError(message(where, "shape", f"be {wanted}", array.shape))
+    if array.size == 0:
+        raise ValueError(message(where, "shape", "have at least one element on every axis", array.shape))
+    return np.ascontiguousarray(array)
