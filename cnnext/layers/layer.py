@@ -132,6 +132,7 @@ class Layer:
             setattr(self, key, attribute.check(where, key, value))
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
+        self.stored_weights: dict[str, np.ndarray] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
 
@@ -193,8 +194,12 @@ class Layer:
                     raise self.error(key, f"have shape {spec.shape} for this source, which is not what the layer was "
                                           "built for", self.weights[key].data.shape, *shapes)
             return
+        stored, self.stored_weights = self.stored_weights, None
+        if stored is not None and {k: a.shape for k, a in stored.items()} != {k: s.shape for k, s in specs.items()}:
+            raise self.error("weights", f"be {', '.join(f'{k} {s.shape}' for k, s in specs.items()) or 'absent'}",
+                             {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            data = initialize(spec, f"{self.where}: `{key}`")
+            data = stored[key] if stored is not None else initialize(spec, f"{self.where}: `{key}`")
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
 

@@ -1,0 +1,276 @@
+"""``Model`` and ``Sequential``: a graph with weights, and what people do with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnext.errors import message
+from cnnext.graph.graph import Graph, Parameter, Value, ancestors
+from cnnext.graph.plan import Plan
+from cnnext.graph.runner import Runner
+from cnnext.layers.input import Input
+from cnnext.layers.layer import Layer
+from cnnext.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from cnnext.training.loop import History, Trainer
+
+
+class Model:
+    """A network from inputs to outputs.
+
+    Parameters
+    ----------
+    inputs, outputs : Value or list of Value
+        What ``cnnext.Input`` made, and what layers made of it.
+    name : str, optional
+    num_threads : int, optional
+        Workers; by default what the machine, the container and ``OMP_NUM_THREADS`` allow. Results do not depend on it.
+
+    Examples
+    --------
+    >>> x = cx.Input((224, 224, 3))
+    >>> y = cx.Conv2D(64, 7, strides=2, padding="same", activation="relu")(x)
+    >>> net = cx.Model(x, cx.Dense(10)(cx.GlobalAvgPool2D()(y)))
+    """
+
+    def __init__(self, inputs: Value | Sequence[Value], outputs: Value | Sequence[Value], name: str = "model",
+                 num_threads: int | None = None):
+        self.name = name
+        ins, outs = _values(name, "inputs", inputs), _values(name, "outputs", outputs)
+        self.graph = Graph(ins, outs, ancestors(outs))
+        self._check_graph()
+        self._runner = Runner(self.graph, num_threads)
+        self._trainer: Trainer | None = None
+        self.optimizer: Any = None
+        self.loss: Any = None
+        self.metrics: list[Any] = []
+
+    def _check_graph(self) -> None:
+        known = set(self.graph.inputs)
+        if len(known) != len(self.graph.inputs):
+            raise ValueError(message(f"model {self.name!r}", "inputs", "differ from each other", self.graph.inputs))
+        for node in self.graph.nodes:
+            for value in node.inputs:
+                if value.is_source and not value.is_persistent and value not in known:
+                    raise ValueError(message(f"model {self.name!r}", "inputs",
+                                             f"contain every Input that the outputs depend on; {value.name!r} is missing",
+                                             [v.name for v in self.graph.inputs]))
+        owners: dict[str, Layer] = {}
+        for layer in self.layers:
+            if owners.setdefault(layer.name, layer) is not layer:
+                raise ValueError(message(f"model {self.name!r}", "name", "be different for each layer", layer.name))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in order, each once."""
+        return list(dict.fromkeys(node.layer for node in self.graph.nodes))
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """All parameters in the order of the layers, each once."""
+        return self.graph.parameters()
+
+    @property
+    def num_threads(self) -> int:
+        """Workers of a run."""
+        return self._runner.num_threads
+
+    @num_threads.setter
+    def num_threads(self, value: int | None) -> None:
+        self._runner.num_threads = resolve_threads(value)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the first input; None stands for the batch."""
+        return self.graph.inputs[0].shape
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the first output."""
+        return self.graph.outputs[0].shape
+
+    # Weights
+
+    def count_params(self) -> int:
+        """Elements of all parameters."""
+        return sum(p.data.size for p in self.parameters)
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all parameters, in the order of the layers; for shapes see ``docs/NOTATION.md``."""
+        return [p.data.copy() for p in self.parameters]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Replace all parameters.
+
+        Raises
+        ------
+        ValueError
+            If their number or a shape differs; nothing is changed then.
+        """
+        parameters, where = self.parameters, f"model {self.name!r}"
+        arrays = [np.asarray(w) for w in weights]
+        if len(arrays) != len(parameters):
+            raise ValueError(message(where, "weights", f"be {len(parameters)} arrays", len(arrays)))
+        for p, array in zip(parameters, arrays, strict=True):
+            if array.shape != p.data.shape:
+                raise ValueError(message(where, p.name, f"have shape {p.data.shape}", array.shape))
+            if array.dtype.kind not in "fiu":
+                raise TypeError(message(where, p.name, "hold numbers", str(array.dtype)))
+        for p, array in zip(parameters, arrays, strict=True):
+            p.assign(array)
+
+    # Looking
+
+    def summary(self, show: bool = True) -> str:
+        """Layers, output shapes, parameters and MACs as a table; printed unless ``show`` is False."""
+        from cnnext.summary import summary
+
+        text = summary(self)
+        if show:
+            print(text)
+        return text
+
+    def plan(self, batch_size: int = 1) -> Plan:
+        """The inference plan for a batch size (unknown extents other than the batch must be known)."""
+        return self._runner.plan([(batch_size, *v.shape[1:]) for v in self.graph.inputs])
+
+    # Training and inference
+
+    def compile(self, optimizer: Any = "adam", loss: Any = "sparse_categorical_crossentropy",
+                metrics: Sequence[Any] = ()) -> None:
+        """Choose optimizer, loss and metrics, by name or as objects."""
+        from cnnext.training.loop import Trainer
+
+        self._trainer = Trainer(self, optimizer, loss, metrics)
+        self.optimizer, self.loss, self.metrics = self._trainer.optimizer, self._trainer.loss, self._trainer.metrics
+
+    def _compiled(self) -> Trainer:
+        if self._trainer is None:
+            raise RuntimeError(f"model {self.name!r}: call compile(optimizer=..., loss=...) first.")
+        return self._trainer
+
+    def fit(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
+            validation_data: tuple[np.ndarray, np.ndarray] | None = None, verbose: int = 1) -> History:
+        """Train on arrays.
+
+        Parameters
+        ----------
+        x : ndarray, shape (samples, ...)
+        y : ndarray, shape (samples, ...)
+            Class numbers for sparse categorical cross-entropy, values for mean squared error.
+        batch_size, epochs : int
+        shuffle : bool
+            A new order in every epoch, from the seed of ``cnnext.set_random_seed``.
+        validation_data : (x, y), optional
+            Evaluated after every epoch.
+        verbose : int
+            0 is silent, 1 shows progress with loss, metrics and images per second.
+
+        Returns
+        -------
+        History
+            ``history.history`` maps loss and metrics to a value per epoch.
+        """
+        return self._compiled().fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
+                                    validation_data=validation_data, verbose=verbose)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
+        """Loss and metrics on arrays, in inference mode."""
+        return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)
+
+    def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 32) -> Any:
+        """Outputs for a whole array, computed batch by batch.
+
+        Numbers of other types are converted to float32.
+        """
+        arrays = [as_float32(a) for a in ([x] if isinstance(x, np.ndarray) else x)]
+        if len(arrays) != len(self.graph.inputs):
+            raise ValueError(message(f"model {self.name!r}", "x", f"be {len(self.graph.inputs)} array(s)", len(arrays)))
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(message("predict", "batch_size", "be a whole number of at least 1", batch_size))
+        n = len(arrays[0]) if arrays[0].ndim else 0
+        parts = [self._runner.run([a[i : i + batch_size] for a in arrays]) for i in range(0, max(n, 1), batch_size)]
+        outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(self.graph.outputs))]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the native model file (``.safetensors``), atomically."""
+        from cnnext.serialization import save
+
+        save(self, path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        from cnnext.serialization import to_bytes
+
+        return {"file": to_bytes(self), "num_threads": self.num_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from cnnext.serialization import load
+
+        self.__dict__.update(load(state["file"], num_threads=state["num_threads"]).__dict__)
+
+
+class Sequential(Model):
+    """A chain of layers.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        May begin with an ``Input``.
+    input_shape : tuple of int, optional
+        Shape of one sample, unless the list begins with an ``Input``.
+
+    Examples
+    --------
+    >>> net = cx.Sequential([cx.Conv2D(6, 5, activation="relu"), cx.MaxPool2D(2), cx.Flatten(), cx.Dense(10)],
+    ...                     input_shape=(28, 28, 1))
+    """
+
+    def __init__(self, layers: Iterable[Layer | Value], input_shape: Sequence[int | None] | None = None,
+                 name: str = "sequential", num_threads: int | None = None):
+        chain = list(layers)
+        if chain and isinstance(chain[0], Value):
+            x = chain.pop(0)
+        elif input_shape is not None:
+            x = Input(input_shape)
+        else:
+            raise ValueError(message(f"model {name!r}", "input_shape", "be given, or the first layer be an Input",
+                                     input_shape))
+        assert isinstance(x, Value)
+        y = x
+        for i, layer in enumerate(chain):
+            if not isinstance(layer, Layer):
+                raise TypeError(message(f"model {name!r}", f"layers[{i}]", "be a layer", type(layer).__name__))
+            y = layer(y)
+            if not isinstance(y, Value):
+                raise ValueError(message(f"model {name!r}", f"layers[{i}]", "have one output; use Model for branches",
+                                         layer.name))
+        if not chain:
+            raise ValueError(message(f"model {name!r}", "layers", "be one layer or more", chain))
+        super().__init__(x, y, name, num_threads)
+
+
+def as_float32(x: Any) -> np.ndarray:
+    """An array of numbers as float32, without a copy where it is that already.
+
+    Raises
+    ------
+    TypeError
+        For texts, objects and complex numbers.
+    """
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(message("data", "x", "hold numbers", str(array.dtype)))
+    return array.astype(np.float32, copy=False)
+
+
+def _values(name: str, argument: str, values: Value | Sequence[Value]) -> list[Value]:
+    found = [values] if isinstance(values, Value) else list(values)
+    if not found or not all(isinstance(v, Value) for v in found):
+        raise TypeError(message(f"model {name!r}", argument, "be values that cnnext.Input or a layer made", values))
+    return found

@@ -1,0 +1,132 @@
+"""Models to and from the native file: the graph as a JSON document, the parameters as tensors beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cnnext import modelfile
+from cnnext.errors import ModelFileError
+from cnnext.graph.graph import Value
+from cnnext.layers.input import Input
+from cnnext.layers.layer import Layer
+from cnnext.model import Model
+from cnnext.plugins import layer_class
+
+
+def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The model's JSON document and its tensors."""
+    graph = model.graph
+    layers = model.layers
+    index = {layer: i for i, layer in enumerate(layers)}
+    position: dict[Value, list[Any]] = {value: ["input", i] for i, value in enumerate(graph.inputs)}
+    nodes = []
+    for i, node in enumerate(graph.nodes):
+        nodes.append({"layer": index[node.layer], "inputs": [position[v] for v in node.inputs]})
+        position.update({value: [i, j] for j, value in enumerate(node.outputs)})
+    document = {
+        "name": model.name,
+        "inputs": [{"name": v.name, "shape": list(v.shape[1:])} for v in graph.inputs],
+        "layers": [{"type": x.type_name, "name": x.name, "attributes": x.config()} for x in layers],
+        "nodes": nodes,
+        "outputs": [position[v] for v in graph.outputs],
+    }
+    tensors = {f"{layer.name}/{key}": p.data for layer in layers for key, p in layer.weights.items()}
+    return document, tensors
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model file; a crash while writing leaves the previous file whole."""
+    document, tensors = describe(model)
+    modelfile.save(path, tensors, document)
+
+
+def to_bytes(model: Model) -> bytes:
+    """The model file as bytes."""
+    document, tensors = describe(model)
+    return modelfile.to_bytes(tensors, document)
+
+
+def load(source: str | os.PathLike[str] | bytes, num_threads: int | None = None) -> Model:
+    """Read a model file.
+
+    Parameters
+    ----------
+    source : path or bytes
+    num_threads : int, optional
+
+    Raises
+    ------
+    ModelFileError
+        If the file is damaged, too large for the limits, or names layers that are not installed.
+    """
+    tensors, document = modelfile.load(source)
+    where = "model file" if isinstance(source, bytes) else f"model file {os.fspath(source)!r}"
+    try:
+        return _rebuild(document, tensors, num_threads)
+    except ModelFileError as error:
+        raise ModelFileError(f"{where}: {error}") from None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError) as error:
+        raise ModelFileError(f"{where}: the graph cannot be rebuilt: {error}") from error
+
+
+def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_threads: int | None) -> Model:
+    inputs = [Input(item["shape"], name=_text(item["name"])) for item in document["inputs"]]
+    layers = [_layer(item) for item in document["layers"]]
+    _hand_out_tensors(layers, tensors)
+    made: list[list[Value]] = []
+
+    def value(reference: Any) -> Value:
+        origin, i = reference
+        i = _index(i)
+        return inputs[i] if origin == "input" else made[_index(origin)][i]
+
+    for item in document["nodes"]:
+        layer = layers[_index(item["layer"])]
+        outputs = layer([value(r) for r in item["inputs"]])
+        made.append([outputs] if isinstance(outputs, Value) else list(outputs))
+    return Model(inputs, [value(r) for r in document["outputs"]], _text(document["name"]), num_threads)
+
+
+def _hand_out_tensors(layers: list[Layer], tensors: dict[str, np.ndarray]) -> None:
+    # Layers of a file take their parameters from it and never draw new ones, whatever sizes their attributes claim.
+    owners = {layer.name: layer for layer in layers}
+    if len(owners) != len(layers):
+        raise ModelFileError("two layers have one name.")
+    stored: dict[str, dict[str, np.ndarray]] = {name: {} for name in owners}
+    for name, array in tensors.items():
+        owner, _, key = name.rpartition("/")
+        if owner not in stored:
+            raise ModelFileError(f"tensor {name!r} belongs to no layer.")
+        stored[owner][key] = array
+    for layer in layers:
+        layer.stored_weights = stored[layer.name]
+
+
+def _layer(item: Mapping[str, Any]) -> Layer:
+    cls = layer_class(_text(item["type"]))
+    attributes = {key: _from_json(v) for key, v in item["attributes"].items()}
+    return cls(name=_text(item["name"]), **attributes)
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return layer_class(_text(value["type"]))(**{k: _from_json(v) for k, v in value["attributes"].items()})
+    if isinstance(value, list):
+        return tuple(_from_json(v) for v in value)
+    return {"inf": float("inf"), "-inf": -float("inf")}.get(value, value) if isinstance(value, str) else value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ModelFileError(f"a name must be text. Received {value!r}.")
+    return value
+
+
+def _index(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ModelFileError(f"a reference must be a whole number of at least 0. Received {value!r}.")
+    return value

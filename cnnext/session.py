@@ -1,0 +1,117 @@
+"""``InferenceSession``: run a model under the signature that people know from ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnext.errors import message, unknown
+from cnnext.graph.graph import Graph, Value
+from cnnext.graph.plan import Plan
+from cnnext.graph.runner import Runner
+from cnnext.model import Model
+from cnnext.threads import resolve_threads
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """Name, shape and type of an input or output; None in a shape stands for any extent."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    type: str
+
+
+class InferenceSession:
+    """A model ready to run; safe to share between Python threads, and picklable.
+
+    Parameters
+    ----------
+    model : path, bytes or Model
+        A native model file, its contents, or a model. A model is not copied: weights set later are seen.
+    num_threads : int, optional
+        Workers; results do not depend on it.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | bytes | Model, num_threads: int | None = None):
+        if not isinstance(model, Model):
+            from cnnext.serialization import load
+
+            model = load(model)
+        self._model = model
+        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads))
+
+    def get_inputs(self) -> list[NodeArg]:
+        """Names, shapes and types of the inputs."""
+        return [_node_arg(v) for v in self._runner.graph.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """Names, shapes and types of the outputs."""
+        return [_node_arg(v) for v in self._runner.graph.outputs]
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray],
+            outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Run once.
+
+        Parameters
+        ----------
+        output_names : list of str or None
+            Which outputs to return; None for all.
+        input_feed : dict of str to ndarray
+            One float32 array for each input.
+        outputs : list of ndarray, optional
+            C-contiguous arrays, one for each output of the model, to write into.
+
+        Returns
+        -------
+        list of ndarray
+        """
+        names = [v.name for v in self._runner.graph.inputs]
+        for name in input_feed:
+            if name not in names:
+                raise ValueError("session: " + unknown("input", name, names))
+        for name in names:
+            if name not in input_feed:
+                raise ValueError(message("session", "input_feed", f"contain {name!r}", list(input_feed)))
+        results = self._runner.run([input_feed[name] for name in names], outputs)
+        if output_names is None:
+            return results
+        by_name = dict(zip((v.name for v in self._runner.graph.outputs), results, strict=True))
+        for name in output_names:
+            if name not in by_name:
+                raise ValueError("session: " + unknown("output", name, by_name))
+        return [by_name[name] for name in output_names]
+
+    def plan(self, *shapes: Sequence[int]) -> Plan:
+        """The plan for these input shapes, for ``plan.explain()``."""
+        return self._runner.plan([tuple(s) for s in shapes])
+
+    def trim(self) -> None:
+        """Give plans and arenas back."""
+        self._runner.trim()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model, "num_threads": self._runner.num_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"], state["num_threads"])  # type: ignore[misc]
+
+
+def _with_output_names(model: Model) -> Graph:
+    names = [v.name for v in model.graph.outputs]
+    if len(set(names)) != len(names):
+        raise ValueError(message(f"model {model.name!r}", "outputs", "have different names", names))
+    return model.graph
+
+
+def _node_arg(value: Value) -> NodeArg:
+    return NodeArg(value.name, value.shape, {"float32": "tensor(float)", "int64": "tensor(int64)"}[value.dtype.name])
