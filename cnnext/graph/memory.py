@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -241,6 +241,36 @@ def plan_guarded_arena(storages: Iterable[Storage]) -> int:
         storage.offset_bytes = end
         end += -(-max(storage.n_bytes, 1) // ALIGN_BYTES) * ALIGN_BYTES + GUARD_BYTES
     return end
+
+
+def reuse_in_place(steps: Sequence[tuple[bool, Sequence[View], Sequence[View]]],
+                   spans: dict[Storage, tuple[int, int]]) -> dict[Storage, Storage]:
+    """Let results of elementwise steps take the memory of a source that dies there; shortens ``spans`` accordingly.
+
+    ``steps``: whether the step reads and writes the same positions only, its sources, its results. A source's memory is
+    taken only if result and source are walked alike, element for element, and nobody reads the source later.
+
+    Returns
+    -------
+    dict
+        Result storage -> the storage whose memory it takes.
+    """
+    host_of: dict[Storage, Storage] = {}
+    for i, (elementwise, src, dst) in enumerate(steps):
+        result = dst[0].storage if dst else None
+        if not elementwise or result is None or result.shared or spans.get(result, (-1, -1))[0] != i:
+            continue
+        for view in src:
+            host = host_of.get(view.storage, view.storage)
+            readers = [v for v in src if host_of.get(v.storage, v.storage) is host]
+            if (host.kind == "arena" and not view.storage.shared and spans[host][1] == i
+                    and view.storage.n_bytes == host.n_bytes == result.n_bytes
+                    and all((v.offset, v.shape, v.strides) == (dst[0].offset, dst[0].shape, dst[0].strides)
+                            for v in readers)):
+                host_of[result] = host
+                spans[host] = (spans[host][0], spans.pop(result)[1])
+                break
+    return host_of
 
 
 def lifetimes(steps: Iterable[tuple[Iterable[View], Iterable[View]]]) -> dict[Storage, tuple[int, int]]:

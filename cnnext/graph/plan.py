@@ -25,6 +25,7 @@ from cnnext.graph.memory import (
     lifetimes,
     plan_arena,
     plan_guarded_arena,
+    reuse_in_place,
 )
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
@@ -48,6 +49,7 @@ class Step:
     scratch_bytes: int
     macs: int
     why: str
+    elementwise: bool
 
     @property
     def moved_bytes(self) -> int:
@@ -105,7 +107,7 @@ class PlanBuilder:
         return self.constant(np.asarray(rows, dtype=np.int64))
 
     def step(self, name: str, src: Sequence[View], dst: Sequence[View], params: dict[str, Any] | None = None, *,
-             tiles: int = 1, scratch_bytes: int = 0, macs: int = 0, why: str = "",
+             tiles: int = 1, scratch_bytes: int = 0, macs: int = 0, why: str = "", elementwise: bool = False,
              entry: Any = None) -> None:
         """Append a kernel call.
 
@@ -121,6 +123,8 @@ class PlanBuilder:
             Private memory that the kernel wants for a tile.
         why : str
             Shown by ``plan.explain()``: why this kernel.
+        elementwise : bool
+            Element i of the result depends on element i of the sources alone, so that it may overwrite one.
         entry : capsule or callable, optional
             A plugin's kernel, or a Python callable ``f(src_arrays, dst_arrays)``.
         """
@@ -130,7 +134,8 @@ class PlanBuilder:
             packed = pack_params(name, fields, params or {})
         elif isinstance(params, (bytes, bytearray)):
             packed = bytes(params)
-        step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why)
+        step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why,
+                    elementwise)
         if tiles <= 0 or all(v.size == 0 for v in dst):
             return
         if self._is_constant(step):
@@ -192,7 +197,13 @@ class Plan:
         self._prologue = builder.prologue
         self._storages = self._number_storages()
         spans = lifetimes((s.src, s.dst) for s in self.steps)
-        self.arena_bytes = plan_guarded_arena(spans) if guard else plan_arena(spans)
+        if guard:
+            self.arena_bytes = plan_guarded_arena(spans)
+        else:
+            hosts = reuse_in_place([(s.elementwise, s.src, s.dst) for s in self.steps], spans)
+            self.arena_bytes = plan_arena(spans)
+            for storage, host in hosts.items():
+                storage.offset_bytes = host.offset_bytes
         self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)

@@ -12,6 +12,9 @@ from cnnext.graph.plan import PlanBuilder
 TILE_ELEMENTS = 16384   # 64 KB: enough to make taking a tile cheap, few enough to spread a small map over the workers
 
 
+IN_PLACE = {"binary", "unary", "unary_backward"}    # kernels whose result may overwrite a source
+
+
 def coalesce(views: Sequence[View]) -> list[View]:
     """The same elements with as few axes as the strides of all views allow; all views have one shape.
 
@@ -46,7 +49,7 @@ def row_step(b: PlanBuilder, kernel: str, src: Sequence[View], dst: Sequence[Vie
     rows = max(1, TILE_ELEMENTS // max(chunk, 1))
     tiles = ceil(rows_total / rows) * ceil(width / max(chunk, 1))
     b.step(kernel, merged[: len(src)], merged[len(src) :], {"rows": rows, "chunk": max(chunk, 1), **(params or {})},
-           tiles=tiles, macs=macs, why=why or f"{rows_total} rows of {width}")
+           tiles=tiles, macs=macs, why=why or f"{rows_total} rows of {width}", elementwise=kernel in IN_PLACE)
 
 
 def _coalesce_leading(views: Sequence[View]) -> list[View]:

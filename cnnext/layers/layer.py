@@ -270,11 +270,32 @@ class Layer:
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         """Append the nodes that compute the gradients of ``node``'s inputs and weights from those of its outputs."""
-        raise TypeError(f"{self.where}: the layer has no gradient.")
+        if type(self).backward is Layer.backward:
+            raise TypeError(f"{self.where}: the layer has no gradient.")
+        from cnnext.layers import numpy_level
+
+        return numpy_level.gradient(self, g, node, diff_dst)
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         """Append the kernel calls that compute the node."""
-        raise TypeError(f"{self.where}: the layer cannot be lowered.")
+        if type(self).forward is Layer.forward:
+            raise TypeError(f"{self.where}: the layer must define compose, forward or lower.")
+        from cnnext.layers import numpy_level
+
+        numpy_level.lower_forward(self, b, node)
+
+    def forward(self, ctx: Any, *src: np.ndarray) -> Any:
+        """Compute with NumPy: the output array, or a list of them.
+
+        ``ctx.weights`` holds the weights by name and ``ctx.training`` the mode; whatever else ``forward`` sets on ``ctx``
+        is there for ``backward``. The arrays are views of the engine's memory: read them, never write or keep them
+        beyond ``backward``.
+        """
+        raise TypeError(f"{self.where}: the layer has no forward.")
+
+    def backward(self, ctx: Any, *diff_dst: np.ndarray) -> Any:
+        """Gradients of the inputs from those of the outputs; those of weights go to ``ctx.diff_weights[name]``."""
+        raise TypeError(f"{self.where}: the layer has no backward.")
 
     # Optional protocols
 
