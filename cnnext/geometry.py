@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnnext.errors import message
+from cnnext.layers.attributes import as_int
 
 Pair = tuple[int, int]
 PaddingPairs = tuple[Pair, Pair]
@@ -51,18 +52,26 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: str | int
         If an argument is out of range, the window is larger than the padded image, or ``strict`` is broken.
     """
     where = "conv_output_size"
-    for name, value in (("size", size), ("kernel", kernel), ("stride", stride), ("dilation", dilation)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(message(where, name, "be a whole number of at least 1", value))
+    size, kernel, stride, dilation = (
+        as_int(where, name, value, minimum=1)
+        for name, value in (("size", size), ("kernel", kernel), ("stride", stride), ("dilation", dilation))
+    )
+    return axis_output_size(where, size, kernel, stride, padding, dilation, ceil_mode, strict)
+
+
+def axis_output_size(where: str, size: int, kernel: int, stride: int, padding: str | int | Pair, dilation: int = 1,
+                     ceil_mode: bool = False, strict: bool = False, names: tuple[str, str] = ("kernel", "stride"),
+                     context: str = "") -> int:
+    """``conv_output_size`` for a layer: errors say ``where``, its ``names`` of kernel and stride, and a ``context``."""
     before, after = axis_padding(where, size, kernel, stride, padding, dilation)
     extent = window_extent(kernel, dilation)
     room = size + before + after - extent
     if room < 0:
-        raise ValueError(message(where, "kernel", f"fit on the padded source ({size} + {before} + {after} pixels, the "
-                                 f"window spans {extent})", kernel))
+        raise ValueError(message(where, names[0], f"fit on the padded source: {size} + {before} + {after} pixels, of "
+                                 f"which the window spans {extent}", kernel, context))
     if strict and padding != "same" and room % stride:
-        raise ValueError(message(where, "stride", f"divide the {room} steps that the window can move", stride,
-                                 f"size {size}, window {extent}, padding {(before, after)}"))
+        raise ValueError(message(where, names[1], f"divide the {room} steps that the window can move (strict=True)",
+                                 stride, context or f"size {size}, window {extent}, padding {(before, after)}"))
     if padding == "same":
         return -(-size // stride)
     out = room // stride + 1
@@ -77,17 +86,33 @@ def axis_padding(where: str, size: int, kernel: int, stride: int, padding: str |
         return same_padding(size, kernel, stride, dilation)
     if padding == "valid":
         return 0, 0
-    pair = (padding, padding) if isinstance(padding, int) else padding
-    if (isinstance(pair, str) or len(pair) != 2
-            or any(isinstance(p, bool) or not isinstance(p, int) or p < 0 for p in pair)):
-        raise ValueError(message(where, "padding", "be 'valid', 'same', a whole number or (before, after)", padding))
-    return pair[0], pair[1]
+    pair = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    try:
+        before, after = (as_int(where, "padding", p, minimum=0) for p in pair)
+    except ValueError:
+        raise ValueError(message(where, "padding", "be 'valid', 'same', a whole number of at least 0 or (before, after)",
+                                 padding)) from None
+    return before, after
 
 
 def unreached(size: int, kernel: int, stride: int, padding: Pair, dilation: int, out: int) -> int:
-    """Trailing pixels of the image that no window touches."""
-    last_touched = (out - 1) * stride + window_extent(kernel, dilation) - padding[0]
-    return max(size - last_touched, 0)
+    """Pixels of the image that no window touches: behind the last one, or skipped by strides and dilation.
+
+    Tap k of output o touches pixel ``o * stride + k * dilation - before``. Pixels of one remainder modulo ``stride``
+    are numbered by the quotient; there each tap touches ``out`` consecutive ones, and the union of those is counted.
+    """
+    firsts: dict[int, list[int]] = {}
+    for k in range(kernel):
+        quotient, remainder = divmod(k * dilation - padding[0], stride)
+        firsts.setdefault(remainder, []).append(quotient)
+    touched = 0
+    for remainder, quotients in firsts.items():
+        end, counted = (size - 1 - remainder) // stride + 1, 0
+        for first in quotients:
+            begin, stop = max(first, counted), min(first + out, end)
+            touched += max(stop - begin, 0)
+            counted = max(counted, stop)
+    return size - touched
 
 
 def resolve_padding(padding: str | PaddingPairs, size: Pair, kernel: Pair, strides: Pair,

@@ -29,7 +29,7 @@ import numpy as np
 from cnnext._files import atomic_write
 from cnnext.errors import ModelFileError, message
 
-__all__ = ["FORMAT", "Limits", "load", "save"]
+__all__ = ["FORMAT", "Limits", "load", "save", "to_bytes"]
 
 FORMAT = 1
 """Version of the graph document that this release writes, and the newest that it reads."""
@@ -112,16 +112,15 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], graph:
     OSError
         The file cannot be written.
     """
-    from safetensors.numpy import save as to_bytes  # only writing needs it
-
     where = f"model file {os.fspath(path)!r}"
-    arrays = {_checked_name(where, name): _checked_array(where, name, array) for name, array in tensors.items()}
-    payload = to_bytes(arrays, metadata={_DOCUMENT_KEY: _document_text(where, graph)})
-    # Read the own header back: no file that `load` would refuse ever replaces a good one.
-    source = _Source(io.BytesIO(payload), len(payload), where)
-    _read_header(source, _DEFAULT_LIMITS)
+    payload = _checked_payload(where, tensors, graph)
     with atomic_write(path) as file:
         file.write(payload)
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray], graph: Mapping[str, Any]) -> bytes:
+    """The bytes of the file that `save` writes; same arguments, same errors but for those of the file system."""
+    return _checked_payload("model file in memory", tensors, graph)
 
 
 def load(
@@ -159,6 +158,17 @@ def load(
 
 
 # Writing
+
+
+def _checked_payload(where: str, tensors: Mapping[str, np.ndarray], graph: Mapping[str, Any]) -> bytes:
+    from safetensors.numpy import save as to_payload  # only writing needs it
+
+    arrays = {_checked_name(where, name): _checked_array(where, name, array) for name, array in tensors.items()}
+    payload = to_payload(arrays, metadata={_DOCUMENT_KEY: _document_text(where, graph)})
+    # Read the own header back: no file that `load` would refuse ever replaces a good one.
+    source = _Source(io.BytesIO(payload), len(payload), where)
+    _read_header(source, _DEFAULT_LIMITS)
+    return payload
 
 
 def _checked_name(where: str, name: object) -> str:

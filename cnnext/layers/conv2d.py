@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, ClassVar
 
-from cnnext.geometry import PaddingPairs, conv_output_size, resolve_padding, window_extent
+from cnnext.geometry import PaddingPairs, axis_output_size, resolve_padding, window_extent
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
@@ -234,12 +234,9 @@ def output_size(layer: Layer, size: int | None, window: Window2D, axis: int, sha
     kernel, stride, dilation = window.kernel[axis], window.strides[axis], window.dilation[axis]
     padding = getattr(layer, "padding", "valid")
     pads = "same" if padding == "same" else window.padding[axis]
-    try:
-        return conv_output_size(size, kernel, stride, pads, dilation, ceil_mode, getattr(layer, "strict", False))
-    except ValueError as error:
-        reason = str(error).replace("conv_output_size: ", "").replace("`kernel`", "`kernel_size`")
-        reason = reason.replace("`stride`", "`strides`").removesuffix(".")
-        raise ValueError(f"{layer.where}: {reason}; source shape {shape}.") from None
+    names = ("pool_size" if hasattr(layer, "pool_size") else "kernel_size", "strides")
+    return axis_output_size(layer.where, size, kernel, stride, pads, dilation, ceil_mode, getattr(layer, "strict", False),
+                            names, f"source shape {shape}")
 
 
 def image_shape(shape: Shape) -> Shape:

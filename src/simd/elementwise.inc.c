@@ -1,15 +1,15 @@
 /* Rows: functions of one or two variables, sums over rows, softmax, optimizers.
  *
  * Design
- *   Tables:     one line per function, the formula and its derivative side by side. A macro makes one loop of each line;
- *               `op` is looked at once per call.
- *   Loops:      one vector per turn, one copy of the formula (load_row, store_row), and the turns are independent, so the
- *               processor overlaps them by itself. Cheap functions run at the speed of memory.
- *   In place:   a turn loads all it needs of its elements before it stores, so a result may be the same row as a source.
- *   Reductions over rows keep up to 8 vectors of channels in registers and add row by row, first row first, on top of what
- *               `acc` holds: the order per channel is that of the rows alone, however the rows are cut into calls.
+ *   Tables:    one line per function, the formula and its derivative side by side. A macro makes one loop of each line;
+ *              `op` is looked at once per call.
+ *   Loops:     one vector per turn and one copy of the formula (load_row, store_row). The turns are independent, so the
+ *              processor overlaps them by itself; cheap functions run at the speed of memory.
+ *   In place:  a turn loads all it needs of its elements before it stores, so a result may be the row of a source.
+ *   Reductions over rows keep up to 8 vectors of channels in registers and add row by row, first row first, on top of
+ *              what `acc` holds: a channel's order is that of the rows alone, however they are cut into calls.
  *   Reductions along a row keep one vector of partial sums (lane i sums the elements i, i + VL, ...), folded by halves:
- *               the order depends on n alone.
+ *              the order depends on n alone.
  */
 
 #define SELU_SCALE 1.05070099f
@@ -240,13 +240,14 @@ CNX_INLINE void dot_block(const int nv, const float *a, int64_t a_step, const fl
     ROWS_BLOCK(nv, ROW_OF(a, a_step) * ROW_OF(b, b_step))
 }
 
-static void dot_rows(const float *a, int64_t a_step, const float *b, int64_t b_step, int64_t rows, float *acc, int64_t n)
+static void dot_rows(const float *a, int64_t a_step, const float *b, int64_t b_step, int64_t rows, float *acc,
+                     int64_t n)
 {
 #define DOT_BLOCK(NV, C, PART) dot_block(NV, a + C, a_step, b + C, b_step, rows, acc + C, PART)
     CHANNEL_BLOCKS(DOT_BLOCK)
 }
 
-/* The rest of a row as a vector; lanes behind its end hold -infinity, which neither a maximum nor a sum of exp notices. */
+/* The rest of a row as a vector. Lanes behind its end hold -infinity: neither a maximum nor a sum of exp notices. */
 CNX_INLINE vf load_logits(const float *x, int64_t left)
 {
     return left >= CNX_VL ? load(x) : select(first_lanes(left), load_part(x, left), splat(-INFINITE));
@@ -259,8 +260,8 @@ CNX_INLINE vf row_maximum(const float *x, int64_t n)
     return splat(max_lanes(largest));
 }
 
-/* Relative to the row's maximum, so nothing overflows and the sum is at least 1. A NaN, or nothing but -infinity, makes the
- * whole row NaN. */
+/* Relative to the row's maximum, so nothing overflows and the sum is at least 1. A NaN, or nothing but -infinity, makes
+ * the whole row NaN. */
 static void softmax(const float *x, float *y, int64_t n)
 {
     const vf largest = row_maximum(x, n);
@@ -306,7 +307,7 @@ static void sgd(float *w, float *velocity, const float *dw, int64_t n, float rat
 {
     for (int64_t i = 0; i < n; i += CNX_VL) {
         const int64_t left = n - i;
-        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left) + decay * weight;
+        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left);
         const vf v = momentum * load_row(velocity + i, left) + gradient;
         store_row(velocity + i, v, left);
         store_row(w + i, weight - rate * (nesterov ? gradient + momentum * v : v), left);
@@ -318,11 +319,11 @@ static void adam(float *w, float *m, float *v, const float *dw, int64_t n, float
 {
     for (int64_t i = 0; i < n; i += CNX_VL) {
         const int64_t left = n - i;
-        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left) + decay * weight;
+        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left);
         const vf mean = beta1 * load_row(m + i, left) + (1 - beta1) * gradient;
         const vf square = beta2 * load_row(v + i, left) + (1 - beta2) * (gradient * gradient);
         store_row(m + i, mean, left);
         store_row(v + i, square, left);
-        store_row(w + i, weight - rate * mean / (sqrt_v(square) + epsilon), left);
+        store_row(w + i, weight - decay * weight - rate * mean / (sqrt_v(square) + epsilon), left);
     }
 }

@@ -1,14 +1,16 @@
 /* Elementary functions of one vector: what libm does for one float, without a call, a table or a branch.
  *
  * Design
- *   Every function reduces its argument, evaluates a polynomial, and undoes the reduction. All lanes take the same path;
+ *   Every function reduces its argument, evaluates a polynomial and undoes the reduction. All lanes take the same path:
  *   where a function has two formulas both are computed and one selected, so a result never depends on its neighbours.
- *   The polynomials are minimax fits (Lawson's weighted least squares on 4000 Chebyshev points, in double, of the error
- *   relative to the function; each coefficient is rounded to float before the next are fitted), made for this file;
- *   their own error is at most a third of an ulp.
- *   Only +, -, *, / are used, so the code is right with and without FMA; where a low part matters, the high part has so
+ *   The polynomials are minimax fits made for this file: Lawson's weighted least squares on 4000 Chebyshev points, in
+ *   double, of the error relative to the function; each coefficient is rounded to float before the next are fitted.
+ *   Their own error is at most a third of an ulp.
+ *   Only + - * / are used, so the code is right with and without FMA; where a low part matters, the high part has so
  *   few bits that its product is exact either way (Cody & Waite, 1980).
- *   NaN in, NaN out. Every caller's argument of exp_v and expm1_v is <= 0, which saves the overflow half of the scaling.
+ *   NaN in, NaN out. The argument of exp_v and expm1_v is <= 0 in every use: no overflow, and one multiplication less.
+ *   Measured, in ulp, over all binary exponents: exp 1.0, expm1 1.6, log 0.8, log1p 1.5, tanh 2.5, sigmoid 2.3,
+ *   normal_cdf 4.7, pow 2.3 for powers up to 4.
  *   Reference: J.-M. Muller, Elementary Functions, 3rd edition, 2016, chapters 3 and 11.
  */
 
@@ -96,8 +98,8 @@ CNX_INLINE vf log1p_v(vf x)
     return log_sum(select(halve, splat(1), splat(0)), select(halve, 0.5f * (x - 1), x));
 }
 
-/* x^p for x >= 0 (NaN and infinity too) and p > 0. With x = 2^k (1 + f), log2(x^p) = p k + p log2(1 + f), and p k may be
- * in the hundreds: its rounding would show in the result. So p is cut in two, and p_high * k is exact. */
+/* x^p for x >= 0 (NaN and infinity too) and p > 0. With x = 2^k (1 + f), log2(x^p) = p k + p log2(1 + f), and p k may
+ * be in the hundreds: its rounding would show in the result. So p is cut in two, and p_high * k is exact. */
 CNX_INLINE vf pow_v(vf x, float p)
 {
     vf k, f;

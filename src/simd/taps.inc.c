@@ -1,12 +1,12 @@
 /* Windows over pixels: depthwise convolution and pooling, forward, and the two pooling gradients that need the source.
  *
  * Design
- *   Loop order: blocks of 4 pixels -> blocks of channels -> taps -> vectors and pixels of the block. The accumulators of a
- *               block stay in registers over the taps; a tap's weights are loaded once for the 4 pixels.
- *   Blocking:   4 pixels x 2 vectors; single pixels 1 x 4. So 8 or 4 independent sums, 2 weights and a product fit the 16
- *               registers of the smaller levels. Channels go inside pixels: memory is read in its own order, and the
+ *   Loop order: blocks of 4 pixels -> blocks of channels -> taps -> vectors and pixels of the block. Its sums stay in
+ *               registers over the taps; a tap's weights are loaded once for the 4 pixels.
+ *   Blocking:   4 pixels x 2 vectors; single pixels 1 x 4. So 8 or 4 independent sums, 2 weights and a product fit the
+ *               16 registers of the smaller levels. Channels go inside pixels: memory is read in its own order, and the
  *               columns that neighbouring windows share are still in the first-level cache.
- *   Order:      a value takes its taps in the order of `offset` in every block shape, so its bits depend on nothing else.
+ *   Order:      a value takes its taps in the order of `offset` in every block shape; its bits depend on nothing else.
  *   Edges:      the last channels are a block of one vector, loaded and stored in part.
  *   One tile function serves all; `kind` and the block's shape are constants wherever it is inlined.
  */
@@ -14,7 +14,10 @@
 enum taps_kind { TAPS_DOT, TAPS_MAX, TAPS_SUM, TAPS_LP_1, TAPS_LP_2, TAPS_LP };
 
 /* One vector of a block: `part` is 0, or how much of the only vector there is. */
-CNX_INLINE vf load_block(const float *p, int v, int64_t part) { return part ? load_part(p, part) : load(p + v * CNX_VL); }
+CNX_INLINE vf load_block(const float *p, int v, int64_t part)
+{
+    return part ? load_part(p, part) : load(p + v * CNX_VL);
+}
 
 /* A tap's value x (and weight w) joins the sum. */
 CNX_INLINE vf taps_join(const enum taps_kind kind, vf sum, vf x, vf w, float power)
@@ -82,8 +85,10 @@ CNX_INLINE void taps_pixels(const enum taps_kind kind, const int np, const int n
     if (c < channels) taps_tile(kind, np, 1, t, pixel, c, channels - c);
 }
 
-CNX_INLINE void taps_run(const enum taps_kind kind, const cnx_taps *t)
+/* On a copy of the struct: for all the compiler knows, a store of floats might change the original. */
+CNX_INLINE void taps_run(const enum taps_kind kind, const cnx_taps *args)
 {
+    const cnx_taps copy = *args, *t = &copy;
     int64_t pixel = 0;
     for (; pixel + 4 <= t->count; pixel += 4) taps_pixels(kind, 4, 2, t, pixel);
     for (; pixel < t->count; pixel++) taps_pixels(kind, 1, 4, t, pixel);

@@ -1,8 +1,8 @@
 /* The vector types and the few operations that the tile primitives are written in.
  *
- * One source, several instruction-set levels: a level file defines CNX_LEVEL (its name), CNX_VL (floats in a vector) and
- * CNX_MAX_NV, then includes level.inc.c, which includes this. Everything here is `static inline`, so no symbol of one
- * level can be linked into another. GCC and Clang vector extensions only: the compiler maps `a * b + c` to one FMA
+ * One source, several instruction-set levels: a level file defines CNX_LEVEL (its name), CNX_VL (floats in a vector)
+ * and CNX_MAX_NV, then includes level.inc.c, which includes this. Everything here is `static inline`, so no symbol of
+ * one level can be linked into another. GCC and Clang vector extensions only: the compiler maps `a * b + c` to one FMA
  * where the level has it (GCC contracts by default; -ffast-math would split them again and is never used).
  */
 #ifndef CNX_VEC_H
@@ -28,10 +28,30 @@ CNX_INLINE vi splat_i(int32_t x) { return x - (vi){0}; }
 #define CNX_UNROLL _Pragma("GCC unroll 32")
 /* A loop over lanes that becomes one instruction. GCC has no `mask ? a : b` on vectors in C and no name for a masked
  * load, but its vectorizer finds both, unless the loop was unrolled before. Clang knows the bitwise forms instead. */
+#ifdef __clang__
+#define CNX_LANES(i) for (int i = 0; i < CNX_VL; i++)
+#else
 #define CNX_LANES(i) _Pragma("GCC ivdep") _Pragma("GCC unroll 1") for (int i = 0; i < CNX_VL; i++)
+#endif
 
 /* The first n < VL floats; the other lanes are zero, and the memory behind the n is not touched. */
-#if defined(__clang__) || CNX_VL == 4
+#if CNX_VL == 4
+CNX_INLINE vf load_part(const float *p, int64_t n)
+{
+    switch (n) {
+    case 1: return (vf){p[0]};
+    case 2: return (vf){p[0], p[1]};
+    case 3: return (vf){p[0], p[1], p[2]};
+    default: return (vf){0};
+    }
+}
+CNX_INLINE void store_part(float *p, vf v, int64_t n)
+{
+    if (n > 0) p[0] = v[0];
+    if (n > 1) p[1] = v[1];
+    if (n > 2) p[2] = v[2];
+}
+#elif defined(__clang__)
 CNX_INLINE void copy_part(float *dst, const float *src, int64_t n)
 {
     for (int64_t bit = CNX_VL / 2; bit; bit /= 2)
@@ -67,8 +87,8 @@ CNX_INLINE void store_part(float *restrict p, vf v, int64_t n)
     CNX_LANES(i) if (i < end) p[i] = v[i];
 }
 #endif
-/* A row walked in steps of VL, `left` floats before its end: one copy of a formula serves the vectors and the tail, so an
- * element gets the same bits wherever it lies. */
+/* A row walked in steps of VL, `left` floats before its end: one copy of a formula serves the vectors and the tail, so
+ * an element gets the same bits wherever it lies. */
 CNX_INLINE vf load_row(const float *p, int64_t left) { return left >= CNX_VL ? load(p) : load_part(p, left); }
 CNX_INLINE void store_row(float *p, vf v, int64_t left)
 {
