@@ -194,6 +194,8 @@ class Model:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(message("predict", "batch_size", "be a whole number of at least 1", batch_size))
         n = len(arrays[0]) if arrays[0].ndim else 0
+        if any(a.ndim == 0 or len(a) != n for a in arrays):
+            raise ValueError(message("predict", "x", "hold as many samples for each input", [a.shape for a in arrays]))
         parts = [self._runner.run([a[i : i + batch_size] for a in arrays]) for i in range(0, max(n, 1), batch_size)]
         outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(self.graph.outputs))]
         return outputs[0] if len(outputs) == 1 else outputs

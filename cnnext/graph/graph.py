@@ -218,7 +218,7 @@ class Graph:
         return list(seen)
 
     def rebuild(self, rule: Callable[[Graph, Node, list[Value]], list[Value] | None],
-                shapes: Sequence[Shape] | None = None) -> Graph:
+                shapes: Sequence[Shape] | None = None, training: bool | None = None) -> Graph:
         """A copy of the graph in which ``rule`` may replace nodes.
 
         Parameters
@@ -228,9 +228,11 @@ class Graph:
             whatever it needs to ``new_graph``; None copies the node as it is.
         shapes : sequence of shape, optional
             New shapes of the inputs, from which all other shapes follow.
+        training : bool, optional
+            The mode of the copy; that of the graph by default.
         """
         new_of: dict[Value, Value] = {}
-        copy = Graph([], [], training=self.training)
+        copy = Graph([], [], training=self.training if training is None else training)
         for i, value in enumerate(self.inputs):
             new_of[value] = Value(value.shape if shapes is None or i >= len(shapes) else shapes[i], value.dtype,
                                   value.name)

@@ -54,12 +54,15 @@ class Runner:
         return plan
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
-        """Check the inputs against the graph's and run."""
+        """Check the arrays against the graph's inputs and outputs, and run."""
         arrays = [check_input(v, x) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         batch = {x.shape[0] for x in arrays}
         if len(batch) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
-        return self.plan([x.shape for x in arrays]).run(arrays, limited(self.num_threads), outputs)
+        plan = self.plan([x.shape for x in arrays])
+        if outputs is not None:
+            check_outputs(plan, arrays, outputs)
+        return plan.run(arrays, limited(self.num_threads), outputs)
 
     def trim(self) -> None:
         """Drop all plans and give their memory back."""
@@ -82,3 +85,21 @@ def check_input(value: Value, array: np.ndarray) -> np.ndarray:
     if array.size == 0:
         raise ValueError(message(where, "shape", "have at least one element on every axis", array.shape))
     return np.ascontiguousarray(array)
+
+
+def check_outputs(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    """Check the arrays that a caller gives for the results: a kernel writes to them without asking."""
+    if len(outputs) != len(plan.outputs):
+        raise ValueError(message("session", "outputs", f"be {len(plan.outputs)} array(s)", len(outputs)))
+    for i, (value, view, array) in enumerate(zip(plan.graph.outputs, plan.outputs, outputs, strict=True)):
+        where, dtype = f"output {value.name!r}", view.storage.dtype
+        if not isinstance(array, np.ndarray):
+            raise TypeError(message(where, "array", "be a NumPy array", type(array).__name__))
+        if array.dtype != dtype:
+            raise TypeError(message(where, "dtype", f"be {dtype}", str(array.dtype)))
+        if array.shape != view.shape:
+            raise ValueError(message(where, "shape", f"be {view.shape}", array.shape))
+        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            raise ValueError(message(where, "array", "be C contiguous, aligned and writeable", array.strides))
+        if any(np.may_share_memory(array, other) for other in (*inputs, *outputs[:i])):
+            raise ValueError(message(where, "array", "share no memory with an input or another output", array))

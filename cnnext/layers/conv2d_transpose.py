@@ -11,7 +11,7 @@ from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
 from cnnext.layers.elementwise import SumPixels
-from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
 class Conv2DTranspose(Layer):
@@ -123,6 +123,13 @@ class Conv2DTranspose(Layer):
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
         lower_backward_data(b, b.view(node.inputs[0]), b.view(node.weights["weights"]), bias, b.view(node.output),
                             self.geometry(), no_epilogue(node))
+
+    @property
+    def window(self) -> Window:
+        # dst[s * i + k * d - p] receives src[i]: read from dst, that is tap K-1-k of the spread source, (K-1) d - p ahead
+        extent = [window_extent(k, d) - 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        (top, _), (left, _) = self.pixels()
+        return Window(self.kernel_size, (1, 1), self.dilation, (extent[0] - top, extent[1] - left), self.strides)
 
     def macs(self, node: Node) -> int:
         return _size(node.inputs[0].shape) * prod(self.kernel_size) * self.filters // self.groups

@@ -58,12 +58,17 @@ class ParameterSpec:
 
 @dataclass(frozen=True)
 class Window:
-    """How a layer's output pixels look at its input pixels, for receptive fields: (rows, columns) each."""
+    """How a layer's output pixels look at its input pixels, for receptive fields: (rows, columns) each.
+
+    Output o reads the pixels ``o * strides + k * dilation - padding``, k from 0 to ``kernel - 1``. With ``upsampling`` u
+    these are pixels of the source spread by u, of which every u-th exists: a transposed convolution, an enlarged image.
+    """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    upsampling: tuple[int, int] = (1, 1)
 
 
 @dataclass
@@ -217,7 +222,7 @@ class Layer:
         """Dtypes of the outputs; float32 inputs give float32 outputs unless a layer says otherwise."""
         for dtype in dtypes:
             if dtype != FLOAT32:
-                raise TypeError(f"{self.where}: `src` must be float32. Received dtype={dtype}.")
+                raise TypeError(message(self.where, "src", "be float32", str(dtype)))
         return [FLOAT32] * self.n_outputs
 
     n_outputs: ClassVar[int] = 1
@@ -226,8 +231,8 @@ class Layer:
     def infer_shapes(self, *shapes: Shape) -> list[Shape]:
         """The shape rule with ranks and counts checked and ``data_format`` respected."""
         if self.n_inputs is not None and len(shapes) != self.n_inputs or not shapes:
-            wanted = "one or more inputs" if self.n_inputs is None else f"{self.n_inputs} input(s)"
-            raise ValueError(f"{self.where}: takes {wanted}. Received {len(shapes)}.")
+            wanted = "one value or more" if self.n_inputs is None else f"{self.n_inputs} value(s)"
+            raise self.error("inputs", f"be {wanted}", len(shapes))
         shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
         if self.data_format == "channels_first":
             return [to_channels_first(s) for s in shapes_out]
@@ -245,8 +250,8 @@ class Layer:
         values = [inputs] if isinstance(inputs, Value) else list(inputs)
         for value in values:
             if not isinstance(value, Value):
-                raise TypeError(f"{self.where}: inputs must be values that cnnext.Input or a layer made. "
-                                f"Received {type(value).__name__}.")
+                raise TypeError(message(self.where, "inputs", "be values that cnnext.Input or a layer made",
+                                        type(value).__name__))
         shapes = [v.shape for v in values]
         self.infer_shapes(*shapes)
         self.build(*shapes)

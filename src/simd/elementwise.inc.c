@@ -307,7 +307,7 @@ static void sgd(float *w, float *velocity, const float *dw, int64_t n, float rat
 {
     for (int64_t i = 0; i < n; i += CNX_VL) {
         const int64_t left = n - i;
-        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left);
+        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left) + decay * weight;
         const vf v = momentum * load_row(velocity + i, left) + gradient;
         store_row(velocity + i, v, left);
         store_row(w + i, weight - rate * (nesterov ? gradient + momentum * v : v), left);

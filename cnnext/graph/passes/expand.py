@@ -11,11 +11,7 @@ from cnnext.layers.layer import Layer
 
 def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool) -> Graph:
     """A copy of the graph with composed layers, fused activations and channels-first layers written out."""
-    graph.training, before = training, graph.training
-    try:
-        return graph.rebuild(_expand_node, shapes)
-    finally:
-        graph.training = before
+    return graph.rebuild(_expand_node, shapes, training)
 
 
 def _expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
