@@ -5,6 +5,13 @@ Plain data, without an import: setup.py reads it before anything is built.
 
 # Module (src/kernels/<module>.pyx, built as cnnext._native.<module>) -> the kernels that it exports.
 KERNELS: dict[str, tuple[str, ...]] = {
+    "activation": (
+        "unary", "unary_backward", "prelu", "prelu_backward", "softmax", "softmax_backward", "log_softmax",
+        "log_softmax_backward", "dropout",
+    ),
     "elementwise": ("binary", "copy", "sum_pixels", "sum_axes"),
     "conv_direct": ("conv_direct", "conv_pack_weights", "conv_backward_weights", "sum_shards"),
+    "loss": ("cross_entropy", "cross_entropy_backward", "squared_error", "squared_error_backward", "sum_losses"),
+    "resample": ("resample", "transpose"),
+    "optimizer": ("sgd", "adam"),
 }

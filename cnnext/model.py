@@ -155,7 +155,8 @@ class Model:
         return self._trainer
 
     def fit(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[np.ndarray, np.ndarray] | None = None, verbose: int = 1) -> History:
+            validation_data: tuple[np.ndarray, np.ndarray] | None = None, verbose: int = 1,
+            validation_split: float = 0.0) -> History:
         """Train on arrays.
 
         Parameters
@@ -170,6 +171,8 @@ class Model:
             Evaluated after every epoch.
         verbose : int
             0 is silent, 1 shows progress with loss, metrics and images per second.
+        validation_split : float
+            This share of the data, taken from its end, is the validation data.
 
         Returns
         -------
@@ -177,7 +180,8 @@ class Model:
             ``history.history`` maps loss and metrics to a value per epoch.
         """
         return self._compiled().fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
-                                    validation_data=validation_data, verbose=verbose)
+                                    validation_data=validation_data, verbose=verbose,
+                                    validation_split=validation_split)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode."""

@@ -143,6 +143,7 @@ class Layout:
         self._views: dict[Value, View] = {}
         self._outputs = set(graph.outputs)
         self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
+        self._dense |= {v for node in graph.nodes if node.layer.dense_outputs for v in node.outputs}
         self._placed = self._choose_placements()
 
     def _choose_placements(self) -> dict[Value, tuple[Node, int]]:

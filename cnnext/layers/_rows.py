@@ -12,7 +12,7 @@ from cnnext.graph.plan import PlanBuilder
 TILE_ELEMENTS = 16384   # 64 KB: enough to make taking a tile cheap, few enough to spread a small map over the workers
 
 
-IN_PLACE = {"binary", "unary", "unary_backward"}    # kernels whose result may overwrite a source
+IN_PLACE = {"binary", "unary", "unary_backward", "prelu", "dropout"}    # kernels whose result may overwrite a source
 
 
 def coalesce(views: Sequence[View]) -> list[View]:
@@ -36,13 +36,17 @@ def coalesce(views: Sequence[View]) -> list[View]:
 
 
 def row_step(b: PlanBuilder, kernel: str, src: Sequence[View], dst: Sequence[View], params: dict[str, Any] | None = None,
-             *, why: str = "", macs: int = 0, whole_rows: bool = False) -> None:
+             *, why: str = "", macs: int = 0, whole_rows: bool = False, strided: bool = False) -> None:
     """Append a row kernel over views of one common shape, merged and cut into tiles.
 
-    With ``whole_rows`` the last axis is kept as it is and never cut (softmax).
+    With ``whole_rows`` the last axis is kept as it is and never cut (softmax); ``strided`` says that the kernel walks
+    rows of any stride.
     """
     views = [*src, *dst]
     merged = _coalesce_leading(views) if whole_rows else coalesce(views)
+    if not strided and any(v.strides[-1] not in (0, 1) for v in merged):
+        # one channel of several: neighbours do not touch, so every element is a row of its own
+        merged = [View(v.storage, v.offset, (*v.shape, 1), (*v.strides, 1)) for v in merged]
     shape = merged[0].shape
     rows_total, width = prod(shape[:-1]), shape[-1]
     chunk = width if whole_rows or width <= TILE_ELEMENTS or rows_total > 64 else TILE_ELEMENTS

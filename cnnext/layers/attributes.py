@@ -147,7 +147,7 @@ def shape(default: Any = REQUIRED, *, minimum: int = 0, wildcard: bool = False) 
 
 def padding(default: Any = "valid", *, words: tuple[str, ...] = ("valid", "same")) -> Any:
     """``"valid"``, ``"same"``, or explicit ``((top, bottom), (left, right))``; ``p`` and ``(ph, pw)`` are symmetric."""
-    rule = "be " + ", ".join(repr(w) for w in words) + " or ((top, bottom), (left, right))"
+    rule = "be " + ", ".join(repr(w) for w in words) + " or " * bool(words) + "((top, bottom), (left, right))"
 
     def check(where: str, name: str, value: Any) -> Any:
         if isinstance(value, str):

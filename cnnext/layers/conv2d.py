@@ -212,6 +212,7 @@ class ConvolutionBackwardWeights(Layer):
     """Gradient with respect to the weights: inputs src and diff_dst."""
 
     n_inputs = 2
+    dense_outputs = True
 
     def __init__(self, window: Window2D, weights_shape: Shape, name: str):
         super().__init__(name=f"{name}/diff_weights")

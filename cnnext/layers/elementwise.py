@@ -12,7 +12,7 @@ from cnnext._native.executor import BINARY
 from cnnext.graph.graph import Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View, dense_strides
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._rows import row_step
+from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
 
@@ -167,7 +167,7 @@ class SumPixels(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst = b.view(node.inputs[0]), b.view(node.output)
         lines = as_lines(src)
-        shards = max(1, min(TILES_WANTED, lines.shape[0], src.size // 16384))
+        shards = max(1, min(TILES_WANTED, prod(lines.shape[:-2]), src.size // 16384))
         partial = b.temp((shards, src.shape[-1]))
         target = partial if shards > 1 else View(dst.storage, dst.offset, (1, *dst.shape), (dst.size, *dst.strides))
         b.step("sum_pixels", [lines], [target], {"shards": shards}, tiles=shards, why=f"{shards} shards")
@@ -212,24 +212,13 @@ def reduce_to(g: Graph, value: Value, shape: Shape) -> Value:
 
 
 def as_lines(view: View) -> View:
-    """(..., W, C) as (lines, W, C)."""
-    lines = prod(view.shape[:-2])
+    """(..., W, C) with the axes before W merged as far as their strides allow; (N, C) as N lines of one pixel."""
     if len(view.shape) == 1:
         return View(view.storage, view.offset, (1, 1, *view.shape), (view.size, view.size, *view.strides))
     if len(view.shape) == 2:
-        # cut the one long line where it is long, so that there is something to deal to the shards
         return View(view.storage, view.offset, (view.shape[0], 1, view.shape[1]), (view.strides[0], *view.strides))
-    heads = View(view.storage, view.offset, view.shape[:-2], view.strides[:-2])
-    if not _uniform(heads):
-        raise ValueError(f"lines must lie at one distance. Received strides {view.strides} of shape {view.shape}.")
-    step = next((s for n, s in zip(reversed(heads.shape), reversed(heads.strides), strict=True) if n > 1),
-                view.strides[-2] * view.shape[-2])
-    return View(view.storage, view.offset, (lines, *view.shape[-2:]), (step, *view.strides[-2:]))
-
-
-def _uniform(view: View) -> bool:
-    axes = [(n, s) for n, s in zip(view.shape, view.strides, strict=True) if n > 1]
-    return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(axes, axes[1:], strict=False))
+    (heads,) = coalesce([View(view.storage, view.offset, view.shape[:-2], view.strides[:-2])])
+    return View(view.storage, view.offset, (*heads.shape, *view.shape[-2:]), (*heads.strides, *view.strides[-2:]))
 
 
 class Copy(Layer):
@@ -244,7 +233,7 @@ class Copy(Layer):
 
 def copy_view(b: PlanBuilder, src: View, dst: View, why: str = "copy") -> None:
     """Append the copy of a view of any strides into another of the same shape."""
-    row_step(b, "copy", [src], [dst], why=why)
+    row_step(b, "copy", [src], [dst], why=why, strided=True)
 
 
 def add(g: Graph, *values: Value) -> Value:

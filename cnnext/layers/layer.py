@@ -305,6 +305,7 @@ class Layer:
     # Optional protocols
 
     accepts_epilogue: ClassVar[bool] = False
+    dense_outputs: ClassVar[bool] = False  # results have no gaps between pixels: gradients of weights
 
     def as_epilogue(self) -> tuple[str, tuple[float, ...]] | None:
         """Name and constants of the elementwise function that the layer is, or None."""

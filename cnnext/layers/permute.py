@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from math import ceil, prod
+
 from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._rows import TILE_ELEMENTS, coalesce
 from cnnext.layers.attributes import shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+BLOCK = 16          # rows that the kernel transposes at once: one cache line of the source
+TILE_COLS = 2048    # so that a tile of few rows is long, and a long one is cut
 
 
 class Permute(Layer):
@@ -48,4 +55,23 @@ class Permute(Layer):
         return Gradients([g.apply1(Permute(inverse, name=f"{self.name}/diff_src"), dy)])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        copy_view(b, b.view(node.inputs[0]).permuted(self.axes), b.view(node.output), why=f"axes {self.axes}")
+        transpose_view(b, b.view(node.inputs[0]).permuted(self.axes), b.view(node.output))
+
+
+def transpose_view(b: PlanBuilder, src: View, dst: View) -> None:
+    """Append the copy of a permuted view: in blocks where the source is contiguous along another axis than ``dst``."""
+    source, target = coalesce([src, dst])
+    *outer, last = range(len(target.shape))
+    contiguous = [axis for axis in outer if source.strides[axis] == 1]
+    if target.strides[last] != 1 or source.strides[last] == 1 or not contiguous:
+        copy_view(b, src, dst, why="transpose")
+        return
+    outer.remove(contiguous[0])
+    axes = (*outer, contiguous[0], last)
+    source, target = source.permuted(axes), target.permuted(axes)
+    n_rows, n_cols = target.shape[-2:]
+    cols = min(n_cols, TILE_COLS)
+    rows = -(-TILE_ELEMENTS // cols // BLOCK) * BLOCK
+    b.step("transpose", [source], [target], {"rows": rows, "cols": cols},
+           tiles=prod(target.shape[:-2]) * ceil(n_rows / rows) * ceil(n_cols / cols),
+           why=f"{prod(target.shape[:-2])} x ({n_cols}, {n_rows}) transposed")

@@ -63,14 +63,15 @@ cdef struct sum_pixels_params:
 
 
 cdef int sum_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0] (lines, pixels, C), dst[0] (shards, C): one tile sums one shard of the lines
+    # src[0] (lines, pixels, C), lines on one axis or more, dst[0] (shards, C): one tile sums one shard of the lines
     cdef const sum_pixels_params *p = <const sum_pixels_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
-    cdef int64_t total = src.shape[0], channels = src.shape[2], line
+    cdef int64_t pixels = src.shape[src.rank - 2], channels = src.shape[src.rank - 1], line
+    cdef int64_t total = n_rows(src) // pixels
     cdef float *acc = <float *>args.dst[0].data + worker.tile * channels
     memset(acc, 0, channels * sizeof(float))
     for line in range(worker.tile * total // p.shards, (worker.tile + 1) * total // p.shards):
-        worker.simd.sum_rows(<const float *>src.data + line * src.stride[0], src.stride[1], src.shape[1], acc, channels)
+        worker.simd.sum_rows(row_at(src, line * pixels, 0), src.stride[src.rank - 2], pixels, acc, channels)
     return CNX_OK
 
 

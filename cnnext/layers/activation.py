@@ -1,0 +1,275 @@
+"""Activations: elementwise functions without weights, one class each over one kernel, and their names.
+
+Each class names its function in the table of ``include/cnnext_plugin.h`` and that function's constants; everything else
+is shared. The functions that look at a whole row (`Softmax`) or have weights (`PReLU`) have files of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import ClassVar
+
+from cnnext._native.executor import UNARY, UNARY_SAVES_OUTPUT
+from cnnext.errors import unknown
+from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.memory import View
+from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._rows import row_step
+from cnnext.layers.attributes import boolean, number
+from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.softmax import LogSoftmax, Softmax
+
+Function = tuple[str, tuple[float, ...]]
+
+
+class Activation(Layer):
+    """What the elementwise activations share: any shape in, the same shape out.
+
+    Attributes
+    ----------
+    function : tuple
+        Name of the elementwise function and its constants; a constant that is an attribute stands there by name.
+    """
+
+    function: ClassVar[tuple[str, tuple[float | str, ...]]]
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def as_epilogue(self) -> Function:
+        name, constants = self.function
+        return name, tuple(float(getattr(self, c)) if isinstance(c, str) else c for c in constants)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        function = self.as_epilogue()
+        saved = node.output if UNARY_SAVES_OUTPUT[function[0]] else node.inputs[0]
+        return Gradients([g.apply1(UnaryBackward(function, self.name), saved, dy)])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        _unary_step(b, "unary", self.as_epilogue(), [b.view(node.inputs[0])], b.view(node.output))
+
+
+class UnaryBackward(Layer):
+    """Gradient of an elementwise function: inputs the saved value (source or result, as the function has it), diff_dst."""
+
+    n_inputs = 2
+
+    def __init__(self, function: Function, name: str):
+        super().__init__(name=f"{name}/diff_src")
+        self.function = function
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[1]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))
+
+
+def _unary_step(b: PlanBuilder, kernel: str, function: Function, src: Sequence[View], dst: View) -> None:
+    name, constants = function
+    first, second = (*constants, 0.0, 0.0)[:2]
+    row_step(b, kernel, src, [dst], {"op": UNARY[name], "first": first, "second": second}, why=name)
+
+
+class ReLU(Activation):
+    """``max(x, 0)``; the gradient at 0 is 0."""
+
+    type_name = "cnnext/ReLU@1"
+    function = ("clip", (0.0, inf))
+
+
+class ReLU6(Activation):
+    """``min(max(x, 0), 6)`` (Howard et al. 2017, MobileNets)."""
+
+    type_name = "cnnext/ReLU6@1"
+    function = ("clip", (0.0, 6.0))
+
+
+class Clip(Activation):
+    """``min(max(x, minimum), maximum)``; the gradient is 1 strictly between the bounds, 0 at and beyond them.
+
+    Parameters
+    ----------
+    minimum, maximum : float
+        ``minimum <= maximum``; infinite (the default) where there is no bound.
+    """
+
+    type_name = "cnnext/Clip@1"
+    function = ("clip", ("minimum", "maximum"))
+
+    minimum: float = number(-inf, infinite=True)
+    maximum: float = number(inf, infinite=True)
+
+    def validate(self) -> None:
+        if self.minimum > self.maximum:
+            raise self.error("minimum", f"be at most `maximum`, {self.maximum}", self.minimum)
+
+
+class LeakyReLU(Activation):
+    """``x`` where it is positive, else ``negative_slope * x`` (Maas et al. 2013).
+
+    Parameters
+    ----------
+    negative_slope : float
+        At least 0.
+    """
+
+    type_name = "cnnext/LeakyReLU@1"
+    function = ("leaky_relu", ("negative_slope",))
+
+    negative_slope: float = number(0.01, minimum=0)
+
+    def as_epilogue(self) -> Function:
+        # leaky_relu tells the sides apart by the sign of its result, which a slope of 0 loses
+        return super().as_epilogue() if self.negative_slope > 0 else ("clip", (0.0, inf))
+
+
+class ELU(Activation):
+    """``x`` where it is positive, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2015).
+
+    Parameters
+    ----------
+    alpha : float
+        Greater than 0.
+    """
+
+    type_name = "cnnext/ELU@1"
+    function = ("elu", ("alpha",))
+
+    alpha: float = number(1.0, above=0)
+
+
+class SELU(Activation):
+    """``1.0507 * ELU(x, alpha=1.6733)``: keeps mean 0 and variance 1 from layer to layer (Klambauer et al. 2017)."""
+
+    type_name = "cnnext/SELU@1"
+    function = ("selu", ())
+
+
+class GELU(Activation):
+    """``x * P(X <= x)`` for X standard normal (Hendrycks & Gimpel 2016).
+
+    Parameters
+    ----------
+    approximate : bool
+        ``x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))`` instead.
+    """
+
+    type_name = "cnnext/GELU@1"
+    function = ("gelu", ())
+
+    approximate: bool = boolean(False)
+
+    def as_epilogue(self) -> Function:
+        return ("gelu_tanh", ()) if self.approximate else super().as_epilogue()
+
+
+class Sigmoid(Activation):
+    """``1 / (1 + exp(-x))``."""
+
+    type_name = "cnnext/Sigmoid@1"
+    function = ("sigmoid", ())
+
+
+class HardSigmoid(Activation):
+    """``min(max(slope * x + offset, 0), 1)``.
+
+    Parameters
+    ----------
+    slope, offset : float
+        1/6 and 1/2 as in PyTorch and Keras 3; ONNX has a slope of 0.2.
+    """
+
+    type_name = "cnnext/HardSigmoid@1"
+    function = ("hard_sigmoid", ("slope", "offset"))
+
+    slope: float = number(1 / 6)
+    offset: float = number(0.5)
+
+
+class Tanh(Activation):
+    """Hyperbolic tangent."""
+
+    type_name = "cnnext/Tanh@1"
+    function = ("tanh", ())
+
+
+class SiLU(Activation):
+    """``x * sigmoid(x)`` (Elfwing et al. 2017), also called swish."""
+
+    type_name = "cnnext/SiLU@1"
+    function = ("silu", ())
+
+
+class HardSwish(Activation):
+    """``x * min(max(x/6 + 1/2, 0), 1)`` (Howard et al. 2019, MobileNetV3)."""
+
+    type_name = "cnnext/HardSwish@1"
+    function = ("hard_swish", ())
+
+
+class Mish(Activation):
+    """``x * tanh(softplus(x))`` (Misra 2019)."""
+
+    type_name = "cnnext/Mish@1"
+    function = ("mish", ())
+
+
+class Softplus(Activation):
+    """``log(1 + exp(x))``."""
+
+    type_name = "cnnext/Softplus@1"
+    function = ("softplus", ())
+
+
+class Softsign(Activation):
+    """``x / (1 + |x|)``."""
+
+    type_name = "cnnext/Softsign@1"
+    function = ("softsign", ())
+
+
+# What a layer's ``activation`` argument accepts by name.
+BY_NAME: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "relu6": ReLU6,
+    "leaky_relu": LeakyReLU,
+    "elu": ELU,
+    "selu": SELU,
+    "gelu": GELU,
+    "sigmoid": Sigmoid,
+    "hard_sigmoid": HardSigmoid,
+    "tanh": Tanh,
+    "silu": SiLU,
+    "swish": SiLU,
+    "hard_swish": HardSwish,
+    "mish": Mish,
+    "softplus": Softplus,
+    "softsign": Softsign,
+    "softmax": Softmax,
+    "log_softmax": LogSoftmax,
+}
+
+
+def activation_layer(value: str | Layer, name: str | None = None) -> Layer:
+    """A new layer for a value of an ``activation`` attribute.
+
+    Parameters
+    ----------
+    value : str or Layer
+        A key of ``BY_NAME``, or a layer, of which a copy with the same attributes is made.
+    name : str, optional
+
+    Raises
+    ------
+    ValueError
+        If the name is not known.
+    """
+    if isinstance(value, Layer):
+        return type(value)(name=name, **{key: getattr(value, key) for key in type(value).attributes})
+    if value not in BY_NAME:
+        raise ValueError("activation: " + unknown("activation", value, BY_NAME))
+    return BY_NAME[value](name=name)

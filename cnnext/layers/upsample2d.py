@@ -1,0 +1,71 @@
+"""Larger images: ``UpSample2D``."""
+
+from __future__ import annotations
+
+from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._resample import AxisMap, Resample, check_image, lower_resample
+from cnnext.layers.attributes import Pair, choice, data_format, pair
+from cnnext.layers.layer import Gradients, Layer
+
+
+class UpSample2D(Layer):
+    """Enlarges an image by whole factors: (N, H, W, C) to (N, H * FH, W * FW, C).
+
+    Parameters
+    ----------
+    size : int or (rows, columns)
+        The factors FH and FW.
+    mode : "nearest" or "bilinear"
+        Repeat each pixel; or interpolate between pixel centres, which lie at half-integer coordinates, and repeat the
+        outermost pixels beyond them (TensorFlow's ``half_pixel_centers``, PyTorch's ``align_corners=False``).
+    data_format : "channels_last" or "channels_first"
+    """
+
+    type_name = "cnnext/UpSample2D@1"
+
+    size: Pair = pair(2)
+    mode: str = choice("nearest", "bilinear")
+    data_format: str = data_format()
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (src,) = shapes
+        check_image(self, src)
+        rows, cols = (None if n is None else n * factor for n, factor in zip(src[1:3], self.size, strict=True))
+        return (src[0], rows, cols, src[3])
+
+    def is_identity(self, training: bool) -> bool:
+        return self.size == (1, 1)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        rows, cols = self.maps(node.inputs[0].shape)
+        return Gradients([g.apply1(Resample(rows.transposed(), cols.transposed(), f"{self.name}/diff_src"), dy)])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src = b.view(node.inputs[0])
+        lower_resample(b, src, b.view(node.output), *self.maps(src.shape))
+
+    def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
+        """Which source rows and columns make those of the result."""
+        axis = nearest_axis if self.mode == "nearest" else bilinear_axis
+        rows, cols = (axis(n or 0, factor) for n, factor in zip(shape[1:3], self.size, strict=True))
+        return rows, cols
+
+
+def nearest_axis(size: int, factor: int) -> AxisMap:
+    """Each source pixel ``factor`` times."""
+    return AxisMap(size, [[(i // factor, 1.0)] for i in range(size * factor)])
+
+
+def bilinear_axis(size: int, factor: int) -> AxisMap:
+    """Centre i of the result lies at (i + 1/2) / factor - 1/2 of the source, between two of its centres."""
+    terms = []
+    for i in range(size * factor):
+        # in whole numbers of 1 / (2 factor), so that a point on a centre is exactly that
+        point = min(max(2 * i + 1 - factor, 0), (size - 1) * 2 * factor)
+        index, rest = divmod(point, 2 * factor)
+        right = rest / (2 * factor)
+        terms.append([(index, 1.0 - right), (index + 1, right)] if rest else [(index, 1.0)])
+    return AxisMap(size, terms)
