@@ -136,7 +136,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*log_softmax_backward)(const float *y, const float *dy, float *dx, int64_t n) noexcept nogil
         void (*sgd)(float *w, float *velocity, const float *dw, int64_t n, float rate, float momentum, float decay,
                     int32_t nesterov) noexcept nogil
-        void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, float beta1, float beta2,
+        void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, double beta1, double beta2,
                      float epsilon, float decay) noexcept nogil
 
     ctypedef struct cnx_worker:

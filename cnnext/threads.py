@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cnnext._native import executor
 from cnnext.errors import message
 
 _MAX_AT_IMPORT = executor.max_threads()
 
+_lock_owners: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def new_lock(owner: Any) -> threading.Lock:
+    """A lock for ``owner._lock``; a forked child gets a new one, because the thread that held it does not exist there."""
+    _lock_owners.add(owner)
+    return threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    executor.after_fork()
+    for owner in list(_lock_owners):
+        owner._lock = threading.Lock()
+
+
 os.register_at_fork(
-    before=executor.before_fork, after_in_parent=executor.after_fork, after_in_child=executor.after_fork
+    before=executor.before_fork, after_in_parent=executor.after_fork, after_in_child=_after_fork_in_child
 )
 
 

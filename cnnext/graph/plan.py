@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -27,6 +26,7 @@ from cnnext.graph.memory import (
     plan_guarded_arena,
     reuse_in_place,
 )
+from cnnext.threads import new_lock
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
 
@@ -143,7 +143,16 @@ class PlanBuilder:
                 view.storage.kind = "prologue"
             self.prologue.append(step)
         else:
+            self._leave_prologue(step.dst)
             self.steps.append(step)
+
+    def _leave_prologue(self, written: Sequence[View]) -> None:
+        # A run writes here as well (the sum of two parameters and an input, a concat of both kinds): what was to be
+        # computed once into this memory is computed in each run.
+        for storage in {v.storage for v in written if v.storage.kind == "prologue"}:
+            storage.kind = "arena"
+            self.steps += [s for s in self.prologue if any(v.storage is storage for v in s.dst)]
+            self.prologue = [s for s in self.prologue if all(v.storage is not storage for v in s.dst)]
 
     def _is_constant(self, step: Step) -> bool:
         def fixed(view: View) -> bool:
@@ -210,7 +219,7 @@ class Plan:
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
         self._versions: list[int] | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock(self)
         self._idle: list[_Context] = []
 
     def _add_output_copies(self, builder: PlanBuilder) -> None:

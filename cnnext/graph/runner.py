@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
-from cnnext.threads import limited, resolve_threads
+from cnnext.threads import limited, new_lock, resolve_threads
 
 MAX_PLANS = 8
 
@@ -35,7 +34,7 @@ class Runner:
         self.graph = graph
         self.num_threads = resolve_threads(num_threads)
         self._plans: OrderedDict[tuple[Shape, ...], Plan] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = new_lock(self)
 
     def plan(self, shapes: Sequence[Shape]) -> Plan:
         """The plan for these input shapes, made when first asked for; the least recently used of eight is dropped."""

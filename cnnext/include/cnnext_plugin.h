@@ -187,7 +187,7 @@ typedef struct cnx_simd {
     /* Kingma & Ba 2015, algorithm 1, with the two bias corrections folded into `rate` (already multiplied by
      * sqrt(1 - beta2^t) / (1 - beta1^t)) and `epsilon` (already multiplied by sqrt(1 - beta2^t)). `decay` (already
      * multiplied by the plain rate) is decoupled from the moments: w -= decay * w (Loshchilov & Hutter 2019). */
-    void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, float beta1, float beta2,
+    void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, double beta1, double beta2,
                  float epsilon, float decay);
 } cnx_simd;
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
 
 from cnnext._native.executor import UNARY
 from cnnext.geometry import PaddingPairs
@@ -70,6 +70,10 @@ def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | Non
                       epilogue: Epilogue) -> None:
     """dst = epilogue(src * weights + bias); weights (KH, KW, IC//G, OC), all views of rank 4."""
     add = _like(b.view(epilogue.add), dst) if epilogue.add is not None else None
+    flat = _as_dense(src, weights, dst, window)
+    if flat is not None:
+        (src, weights, dst), window = flat, Window2D((1, 1))
+        add = add.reshaped(dst.shape) if add is not None else None
     _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
 
 
@@ -82,6 +86,10 @@ def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: Vie
     """
     stride_h, stride_w = window.strides
     add = _like(b.view(epilogue.add), diff_src) if epilogue.add is not None else None
+    flat = _as_dense(diff_src, weights, diff_dst, window) if add is None and bias is None else None
+    if flat is not None:
+        (diff_src, weights, diff_dst), window = flat, Window2D((1, 1))
+        stride_h, stride_w = 1, 1
     for row in range(stride_h):
         for col in range(stride_w):
             phase = _phase_view(diff_src, row, col, window.strides)
@@ -89,6 +97,23 @@ def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: Vie
                 phase_add = _phase_view(add, row, col, window.strides) if add is not None else None
                 _lower_taps(b, diff_dst, weights, bias, phase, window.phase_taps(row, col), (1, 1), window.groups, True,
                             epilogue, phase_add)
+
+
+def _as_dense(src: View, weights: View, dst: View, window: Window2D) -> tuple[View, View, View] | None:
+    """A window that covers its whole source once is a dense layer: views of source, weights and result as matrices.
+
+    As a convolution its backward-data pass would multiply mostly by zeros: each of the KH * KW source pixels sees one tap,
+    the tile computes all. None where it is no such window, or the memory does not allow it.
+    """
+    covers = window.kernel == src.shape[1:3] and dst.shape[1:3] == (1, 1) and window.padding == ((0, 0), (0, 0))
+    if not covers or window.kernel == (1, 1) or window.groups != 1 or window.dilation != (1, 1) or window.flip:
+        return None
+    n, depth = src.shape[0], prod(src.shape[1:])
+    views = (src.reshaped((1, 1, n, depth)), weights.reshaped((1, 1, depth, dst.shape[3])),
+             dst.reshaped((1, 1, n, dst.shape[3])))
+    if views[0] is None or views[1] is None or views[2] is None:
+        return None
+    return views[0], views[1], views[2]
 
 
 def _like(add: View, dst: View) -> View:
@@ -272,6 +297,9 @@ def _pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
 
 def lower_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View, window: Window2D) -> None:
     """diff_weights (KH, KW, IC//G, OC) = gradient of the convolution with respect to its weights, overwriting."""
+    flat = _as_dense(src, diff_weights, diff_dst, window)
+    if flat is not None:
+        (src, diff_weights, diff_dst), window = flat, Window2D((1, 1))
     groups = window.groups
     ic, oc = src.shape[3] // groups, diff_dst.shape[3] // groups
     taps = window.taps()

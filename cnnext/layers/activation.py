@@ -53,7 +53,7 @@ class Activation(Layer):
 
 
 class UnaryBackward(Layer):
-    """Gradient of an elementwise function: inputs the saved value (source or result, as the function has it), diff_dst."""
+    """Gradient of an elementwise function: inputs its source or its result, then diff_dst."""
 
     n_inputs = 2
 
@@ -106,6 +106,9 @@ class Clip(Activation):
     def validate(self) -> None:
         if self.minimum > self.maximum:
             raise self.error("minimum", f"be at most `maximum`, {self.maximum}", self.minimum)
+
+    def is_identity(self, training: bool) -> bool:
+        return self.as_epilogue()[1] == (-inf, inf)
 
 
 class LeakyReLU(Activation):

@@ -24,8 +24,8 @@ class Dropout(Layer):
 
     Notes
     -----
-    Which elements a run drops follows from its seed and the element's place alone: the same seed gives the same bits for
-    any number of threads.
+    Which elements a run drops follows from its seed and the element's place alone: the same seed gives the same bits,
+    for any number of threads.
 
     References
     ----------

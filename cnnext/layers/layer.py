@@ -137,6 +137,7 @@ class Layer:
             setattr(self, key, attribute.check(where, key, value))
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
+        self._weight_values: dict[str, Value] = {}
         self.stored_weights: dict[str, np.ndarray] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
@@ -260,8 +261,11 @@ class Layer:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def weight_values(self) -> dict[str, Value]:
-        """The layer's parameters as values of a graph."""
-        return {key: Value(p.data.shape, FLOAT32, p.name, parameter=p) for key, p in self.weights.items()}
+        """The layer's parameters as values of a graph: always the same ones, so that the gradients of all uses meet."""
+        for key, p in self.weights.items():
+            if key not in self._weight_values:
+                self._weight_values[key] = Value(p.data.shape, FLOAT32, p.name, parameter=p)
+        return dict(self._weight_values)
 
     # How it computes
 

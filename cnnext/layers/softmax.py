@@ -81,7 +81,7 @@ class RowFunctionBackward(Layer):
 
 
 def _lower_along(b: PlanBuilder, kernel: str, axis: int, src: Sequence[View], dst: View) -> None:
-    """Append a kernel of whole rows along any axis; the kernel wants rows contiguous, so another axis is copied there."""
+    """Append a kernel of contiguous rows along any axis: one that is not the last is copied there and back."""
     rank = len(dst.shape)
     axis %= rank
     if axis == rank - 1:

@@ -59,7 +59,7 @@ cdef int adam(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef int64_t row
     for row in range(r.first_row, r.last_row):
         worker.simd.adam(row_at(&dst[0], row, r.first), row_at(&dst[1], row, r.first), row_at(&dst[2], row, r.first),
-                         row_at(&args.src[0], row, r.first), r.count, hyper[0], <float>p.beta_1, <float>p.beta_2,
+                         row_at(&args.src[0], row, r.first), r.count, hyper[0], p.beta_1, p.beta_2,
                          hyper[1], hyper[2])
     return CNX_OK
 

@@ -314,14 +314,16 @@ static void sgd(float *w, float *velocity, const float *dw, int64_t n, float rat
     }
 }
 
-static void adam(float *w, float *m, float *v, const float *dw, int64_t n, float rate, float beta1, float beta2,
+static void adam(float *w, float *m, float *v, const float *dw, int64_t n, float rate, double beta1, double beta2,
                  float epsilon, float decay)
 {
+    /* 1 - 0.999 in float32 would be off by 3e-5 of itself */
+    const float keep1 = (float)beta1, take1 = (float)(1 - beta1), keep2 = (float)beta2, take2 = (float)(1 - beta2);
     for (int64_t i = 0; i < n; i += CNX_VL) {
         const int64_t left = n - i;
         const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left);
-        const vf mean = beta1 * load_row(m + i, left) + (1 - beta1) * gradient;
-        const vf square = beta2 * load_row(v + i, left) + (1 - beta2) * (gradient * gradient);
+        const vf mean = keep1 * load_row(m + i, left) + take1 * gradient;
+        const vf square = keep2 * load_row(v + i, left) + take2 * (gradient * gradient);
         store_row(m + i, mean, left);
         store_row(v + i, square, left);
         store_row(w + i, weight - decay * weight - rate * mean / (sqrt_v(square) + epsilon), left);

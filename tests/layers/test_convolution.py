@@ -68,7 +68,7 @@ def check(layer, src, expected_shape, case, expected):
     close(one.outputs[0], dst)
     close(one.diff_inputs[0], diff_src)
     close(one.diff_weights["weights"], diff_weights)
-    close(one.diff_weights["bias"], diff_bias)
+    close(one.diff_weights["bias"], diff_bias, 1e-4)  # a sum that may cancel almost to nothing
     for a, b in zip([one.outputs[0], one.diff_inputs[0], *one.diff_weights.values()],
                     [many.outputs[0], many.diff_inputs[0], *many.diff_weights.values()], strict=True):
         np.testing.assert_array_equal(a, b)

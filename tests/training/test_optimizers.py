@@ -91,8 +91,7 @@ def test_updates(shape, optimizer, n_threads, seed):
     for level in LEVELS:
         results = run_steps(optimizer, start, gradients, level, 1)
         for actual, expected in zip(results, [w, *states], strict=True):
-            # the primitive takes 1 - beta_2 in float32: 2.6e-5 off for 0.999
-            assert np.abs(actual - expected).max() <= 5e-5 * np.abs(expected).max()
+            assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
         for actual, again in zip(results, run_steps(optimizer, start, gradients, level, n_threads), strict=True):
             assert np.array_equal(actual, again)
 

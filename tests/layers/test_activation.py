@@ -1,0 +1,186 @@
+"""Elementwise activations against their twins in float64, forward and backward, all levels, threads bit-equal."""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnext import reference
+from cnnext._native.executor import UNARY_SAVES_OUTPUT
+from cnnext.graph.graph import INT64, Value
+from cnnext.layers.activation import (
+    BY_NAME,
+    ELU,
+    GELU,
+    SELU,
+    Clip,
+    HardSigmoid,
+    HardSwish,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Softsign,
+    Tanh,
+    activation_layer,
+)
+from cnnext.layers.conv2d import Conv2D
+from cnnext.layers.softmax import LogSoftmax, Softmax
+from cnnext.testing import run_layer
+from tests.layers.agreement import BATCH, EXTENT, LEVELS, SEED, close
+from tests.layers.padded import check_padded
+
+# Each layer with its twin's name and constants, written out: the layers' own tables are under test.
+LAYERS = [
+    (ReLU(), "clip", (0.0, inf)),
+    (ReLU6(), "clip", (0.0, 6.0)),
+    (Clip(), "identity", ()),
+    (Clip(-0.75), "clip", (-0.75, inf)),
+    (Clip(maximum=1.5), "clip", (-inf, 1.5)),
+    (Clip(-1.25, 0.5), "clip", (-1.25, 0.5)),
+    (LeakyReLU(), "leaky_relu", (0.01,)),
+    (LeakyReLU(0.3), "leaky_relu", (0.3,)),
+    (LeakyReLU(0.0), "leaky_relu", (0.0,)),
+    (LeakyReLU(1.5), "leaky_relu", (1.5,)),
+    (ELU(), "elu", (1.0,)),
+    (ELU(0.4), "elu", (0.4,)),
+    (SELU(), "selu", ()),
+    (GELU(), "gelu", ()),
+    (GELU(approximate=True), "gelu_tanh", ()),
+    (Sigmoid(), "sigmoid", ()),
+    (HardSigmoid(), "hard_sigmoid", (1 / 6, 0.5)),
+    (HardSigmoid(0.2, 0.4), "hard_sigmoid", (0.2, 0.4)),
+    (HardSigmoid(-0.25, 0.75), "hard_sigmoid", (-0.25, 0.75)),
+    (Tanh(), "tanh", ()),
+    (SiLU(), "silu", ()),
+    (HardSwish(), "hard_swish", ()),
+    (Mish(), "mish", ()),
+    (Softplus(), "softplus", ()),
+    (Softsign(), "softsign", ()),
+]
+IDS = [repr(layer) for layer, _, _ in LAYERS]
+
+
+def check(layer, name, constants, shape, level, threads, seed):
+    rng = np.random.default_rng(seed)
+    # Odd multiples of 1/64: where a kinked function changes its formula, float32 and float64 then agree on the side.
+    src = ((np.round(rng.standard_normal(shape) * 96) + 0.5) / 32).astype(np.float32)
+    diff_dst = rng.standard_normal(shape).astype(np.float32)
+    one, many = (run_layer(layer, [src], [diff_dst], level=level, n_threads=n) for n in (1, threads))
+    twin, exact = reference.UNARY[name], src.astype(np.float64)
+    close(one.outputs[0], twin.forward(exact, *constants))
+    expected = diff_dst * twin.derivative(exact, *constants)
+    if UNARY_SAVES_OUTPUT[name]:
+        # f'(x) comes from the rounded f(x): where f saturates, its error is that of f, however small f'(x) is
+        np.testing.assert_allclose(one.diff_inputs[0], expected, rtol=1e-5, atol=1e-6 * np.abs(diff_dst).max())
+    else:
+        close(one.diff_inputs[0], expected)
+    np.testing.assert_array_equal(one.outputs[0], many.outputs[0])
+    np.testing.assert_array_equal(one.diff_inputs[0], many.diff_inputs[0])
+
+
+@given(case=st.sampled_from(LAYERS), batch=BATCH, spatial=st.lists(EXTENT, max_size=2),
+       channels=st.sampled_from([1, 2, 3, 7, 13, 16, 17, 33, 127]), level=st.sampled_from(LEVELS),
+       threads=st.integers(2, 4), seed=SEED)
+@settings(max_examples=400)
+def test_twins(case, batch, spatial, channels, level, threads, seed):
+    check(*case, (batch, *spatial, channels), level, threads, seed)
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=IDS)
+def test_many_tiles(case):
+    check(*case, (2, 43, 127, 13), LEVELS[-1], 3, seed=7)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("layer", [GELU(), Sigmoid()], ids=repr)  # saves its source, saves its result
+def test_padded(layer, level):
+    check_padded(layer, level)
+
+
+@pytest.mark.parametrize("layer", [ReLU(), LeakyReLU(), ELU(), GELU(), SiLU(), HardSwish(), Mish(), Softplus()],
+                         ids=repr)
+def test_far_out_nothing_overflows(layer):
+    src = np.array([[-1e30, -1e4, -100, 0, 100, 1e4, 1e30]], np.float32)
+    run = run_layer(layer, [src], [np.ones_like(src)])
+    np.testing.assert_allclose(run.outputs[0][0, 4:], src[0, 4:], rtol=1e-6)
+    np.testing.assert_allclose(run.diff_inputs[0][0, 4:], 1, rtol=1e-6)
+    assert np.isfinite(run.outputs[0]).all()
+    assert np.isfinite(run.diff_inputs[0]).all()
+
+
+@pytest.mark.parametrize("layer", [layer for layer, _, _ in LAYERS], ids=IDS)
+def test_nan_stays_nan(layer):
+    src = np.array([[nan, 1.0, nan, -1.0, 0.5]], np.float32)
+    np.testing.assert_array_equal(np.isnan(run_layer(layer, [src]).outputs[0]), np.isnan(src))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_names_work_in_a_convolution(name):
+    rng = np.random.default_rng(0)
+    src, diff_dst = rng.standard_normal((2, 5, 5, 3)), rng.standard_normal((2, 3, 3, 7)).astype(np.float32)
+    plain, fused = Conv2D(7, 3), Conv2D(7, 3, activation=name)
+    plain.build(src.shape)
+    fused.build(src.shape)
+    for key, parameter in plain.weights.items():
+        fused.weights[key].assign(parameter.data)
+    before = run_layer(plain, [src]).outputs[0]
+    after = run_layer(activation_layer(name), [before], [diff_dst])
+    expected = run_layer(plain, [src], [after.diff_inputs[0]])
+    got = run_layer(fused, [src], [diff_dst], training=True)
+    close(got.outputs[0], after.outputs[0])
+    close(got.diff_inputs[0], expected.diff_inputs[0])
+    close(got.diff_weights["weights"], expected.diff_weights["weights"])
+    close(run_layer(fused, [src]).outputs[0], after.outputs[0])
+
+
+def test_activation_layer_makes_new_layers():
+    layer = LeakyReLU(0.3)
+    copy = activation_layer(layer)
+    assert copy is not layer
+    assert (type(copy), copy.negative_slope) == (LeakyReLU, 0.3)
+    assert activation_layer("swish", name="gate").name == "gate"
+    assert [type(activation_layer(name)) for name in ("softmax", "log_softmax")] == [Softmax, LogSoftmax]
+    with pytest.raises(ValueError, match=r"unknown activation 'rellu'\. Did you mean 'relu'\? Known: elu, "):
+        activation_layer("rellu")
+
+
+def test_only_a_clip_without_bounds_is_nothing():
+    assert run_layer(Clip(), [np.array([[-inf, inf]])]).outputs[0].tolist() == [[-inf, inf]]
+    assert Clip(name="c").is_identity(training=True)
+    assert not Clip(0.0).is_identity(training=False)
+
+
+@pytest.mark.parametrize(("make", "error"), [
+    (lambda: LeakyReLU(-1, name="a"), r"leakyrelu 'a': `negative_slope` must be at least 0\. Received n.*=-1"),
+    (lambda: LeakyReLU(nan), r"`negative_slope` must be a finite number\. Received negative_slope=nan"),
+    (lambda: LeakyReLU(inf), r"`negative_slope` must be a finite number\. Received negative_slope=inf"),
+    (lambda: LeakyReLU("0.1"), r"`negative_slope` must be a number\. Received negative_slope='0\.1'"),
+    (lambda: ELU(0), r"`alpha` must be greater than 0\. Received alpha=0"),
+    (lambda: ELU(True), r"`alpha` must be a number\. Received alpha=True"),
+    (lambda: HardSigmoid(slope=inf), r"`slope` must be a finite number\. Received slope=inf"),
+    (lambda: Clip(2.0, 1.0, name="c"), r"clip 'c': `minimum` must be at most `maximum`, 1\.0\. Received minimum=2\.0"),
+    (lambda: Clip(nan), r"`minimum` must be a number, not NaN\. Received minimum=nan"),
+    (lambda: GELU(approximate="tanh"), r"`approximate` must be True or False\. Received approximate='tanh'"),
+])
+def test_bad_attributes(make, error):
+    with pytest.raises(ValueError, match=error):
+        make()
+
+
+def test_bad_inputs():
+    with pytest.raises(TypeError, match=r"relu 'r': `src` must be float32\. Received src='int64'"):
+        ReLU(name="r")(Value((1, 2), INT64))
+    with pytest.raises(ValueError, match=r"relu 'r': `inputs` must be 1 value\(s\)\. Received inputs=2"):
+        ReLU(name="r")([Value((1, 2)), Value((1, 2))])
+
+
+def test_shapes_pass_through():
+    assert Mish()(Value((None, 8, None, 3))).shape == (None, 8, None, 3)
