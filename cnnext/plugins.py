@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from cnnext.errors import PluginError, unknown
-from cnnext.layers import LAYERS, layer_class as builtin_class
+from cnnext.layers import LAYERS
+from cnnext.layers import layer_class as builtin_class
 
 GROUP = "cnnext.layers"
 

@@ -88,6 +88,7 @@ def run_graph(graph: Graph, feeds: Sequence[np.ndarray], *, level: str | None = 
     plan.run(feeds, n_threads, outputs)
     for value, array in zip(graph.outputs, outputs, strict=True):
         memory = array.base
+        assert memory is not None
         inside = array.ctypes.data - memory.ctypes.data
         if harmed(memory[inside - GUARD_BYTES : inside + array.nbytes + GUARD_BYTES],
                   [(GUARD_BYTES, GUARD_BYTES + array.nbytes)]):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def explain(plan: Plan) -> str:
     """The steps in order: node, kernel, MACs, tiles, bytes moved, where the result lies, and why this kernel."""
-    rows = [("", "step", "kernel", "MACs", "tiles", "KiB", "result at", "why")]
+    rows: list[tuple[str, ...]] = [("", "step", "kernel", "MACs", "tiles", "KiB", "result at", "why")]
     rows += [_row("once", s) for s in plan._prologue]
     rows += [_row(str(i), s) for i, s in enumerate(plan.steps)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]

@@ -29,7 +29,7 @@ def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
     """
     wrt = list(wrt)
     if diff_outputs is None:
-        diff_outputs = [constant(np.ones(v.shape, np.float32), "one") for v in outputs]
+        diff_outputs = [constant(np.ones([int(n or 1) for n in v.shape], np.float32), "one") for v in outputs]
     diffs: dict[Value, list[Value]] = {}
     for value, diff in zip(outputs, diff_outputs, strict=True):
         diffs.setdefault(value, []).append(diff)

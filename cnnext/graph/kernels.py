@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +13,7 @@ from cnnext.kernel_list import KERNELS
 _MODULE_OF = {kernel: module for module, kernels in KERNELS.items() for kernel in kernels}
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel(name: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
     """Capsule of a built-in kernel and the fields of its parameter struct, each with its kind: "q" int64, "d" double."""
     if name not in _MODULE_OF:

@@ -1,9 +1,10 @@
-"""Where values lie: storages, views into them, zero-copy concat / split / reshape, and one arena for all that is temporary."""
+"""Where values lie: storages, views into them, zero-copy concat, split and reshape, one arena for what is temporary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -77,7 +78,7 @@ class View:
     def rows_are_uniform(self) -> bool:
         """Whether all pixels (positions before the last axis) lie at one constant distance."""
         axes = [(n, s) for n, s in zip(self.shape[:-1], self.strides[:-1], strict=True) if n > 1]
-        return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(axes, axes[1:], strict=False))
+        return all(outer[1] == inner[0] * inner[1] for outer, inner in pairwise(axes))
 
     @property
     def row_stride(self) -> int:

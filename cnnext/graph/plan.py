@@ -29,6 +29,7 @@ from cnnext.graph.memory import (
 from cnnext.threads import new_lock
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
+DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 # Below this many operations the second worker costs more than it brings: waking it takes about 1 us, in which one core
 # does some 100,000 of them.
@@ -367,7 +368,7 @@ def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ..
 
 def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     """The NumPy array that a Python step sees: a strided window into a buffer, no copy."""
-    kind = next(k for k, code in DTYPE_CODES.items() if code == dtype)
+    kind = DTYPES[dtype]
     flat = np.frombuffer(buffer, np.uint8)[offset_bytes:]
     flat = flat[: flat.size // kind.itemsize * kind.itemsize].view(kind)
     return np.lib.stride_tricks.as_strided(flat, shape, [s * kind.itemsize for s in strides])

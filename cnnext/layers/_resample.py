@@ -1,4 +1,4 @@
-"""Resampling of rows and columns: linear, separable maps of an image and their gradients (``src/kernels/resample.pyx``)."""
+"""Lowering of resampling: linear, separable maps of an image and their gradients (``src/kernels/resample.pyx``)."""
 
 from __future__ import annotations
 

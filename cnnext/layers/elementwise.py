@@ -1,4 +1,4 @@
-"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``), and sums."""
+"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``); sums."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def broadcast_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
 class Join(Layer):
     """What the layers that join two or more values share: broadcasting, and a chain of binary kernels."""
 
-    n_inputs = None
+    n_inputs: ClassVar[int | None] = None
     op: ClassVar[str] = ""
     scale_by_count: ClassVar[bool] = False
 

@@ -13,8 +13,9 @@ The optional rest has defaults: ``as_affine``, ``as_epilogue``, ``view``, ``wind
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,14 +27,6 @@ from cnnext.layers.attributes import REQUIRED, Attribute
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
-        return lambda cls: cls
-
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -95,7 +88,6 @@ def _default_name(stem: str) -> str:
     return stem if count == 0 else f"{stem}_{count}"
 
 
-@dataclass_transform(kw_only_default=False)
 class Layer:
     """Base class of all layers.
 
@@ -124,6 +116,8 @@ class Layer:
         cls.attributes = {**cls.attributes, **declared}
         for key in declared:
             delattr(cls, key)
+        if "__init__" not in vars(cls):
+            cls.__signature__ = _signature(cls.attributes)  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, name: str | None = None, **kwargs: Any) -> None:
         label = type(self).__name__.lower()
@@ -341,6 +335,20 @@ class Layer:
     def macs(self, node: Node) -> int:
         """Multiply-accumulate operations of one run of the node (concrete shapes)."""
         return 0
+
+
+def _signature(attributes: dict[str, Attribute]) -> inspect.Signature:
+    """What ``help`` shows of a layer's constructor."""
+    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    # A required attribute may follow one with a default where a subclass adds it: then it is shown by name only.
+    shown, seen_default = [], False
+    for key, attribute in attributes.items():
+        seen_default |= attribute.default is not REQUIRED
+        by_name = seen_default and attribute.default is REQUIRED
+        default = empty if attribute.default is REQUIRED else attribute.default
+        shown.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY if by_name else kind, default=default))
+    shown.sort(key=lambda p: p.kind)
+    return inspect.Signature([*shown, inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, default=None)])
 
 
 def to_channels_first(shape: Shape) -> Shape:

@@ -17,7 +17,7 @@ TILE_COLS = 2048    # so that a tile of few rows is long, and a long one is cut
 
 
 class Permute(Layer):
-    """The source with its axes in another order, as `numpy.transpose`: axis i of ``dst`` is axis ``axes[i]`` of ``src``.
+    """The source with its axes in another order, as `numpy.transpose`: axis i of dst is axis ``axes[i]`` of src.
 
     Parameters
     ----------

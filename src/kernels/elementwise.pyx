@@ -1,9 +1,9 @@
 """Elementwise functions of two values, strided copies, and sums over pixels.
 
 Design
-    Memory-bound: one pass, rows as long as the merged axes allow, all arithmetic in the row primitives. Broadcasting is a
-    stride of 0, on whole axes or on the row itself. Sums over pixels are cut into a fixed number of shards, so that the
-    result does not depend on the workers.
+    Memory-bound: one pass, rows as long as the merged axes allow, all arithmetic in the row primitives. Broadcasting is
+    a stride of 0, on whole axes or on the row itself. Sums over pixels are cut into a fixed number of shards, so that
+    the result does not depend on the workers.
 """
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset

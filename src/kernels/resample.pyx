@@ -1,8 +1,8 @@
 """Padding, upsampling and their gradients, and transposes.
 
 Design
-    Resampling is linear and separable: a row of the result is a weighted sum of source rows, a pixel of it a weighted sum
-    of that row's pixels. The plan lists the terms of every row and column; the gradient is the same kernel over the
+    Resampling is linear and separable: a row of the result is a weighted sum of source rows, a pixel of it a weighted
+    sum of that row's pixels. The plan lists the terms of every row and column; the gradient is the same kernel over the
     transposed lists. So each element of a result is gathered by one tile in a fixed order, and none is scattered to.
     A row that is one source row is read in place, others are summed into scratch first; pixels that are neighbours in
     the source are copied together.

@@ -53,7 +53,7 @@ def test_bad_sources(axis, shapes, message):
 
 
 def test_bad_axis():
-    with pytest.raises(ValueError, match="^concat: `axis` must be a whole number. Received axis='channels'"):
+    with pytest.raises(ValueError, match=r"^concat: `axis` must be a whole number\. Received axis='channels'"):
         Concat("channels")
 
 

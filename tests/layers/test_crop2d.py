@@ -17,7 +17,8 @@ MARGIN = st.tuples(st.integers(0, 4), st.integers(0, 4))
 
 @pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=60, deadline=None)
-@given(n=BATCH, h=EXTENT, w=EXTENT, c=EXTENT, cropping=st.tuples(MARGIN, MARGIN), n_threads=st.integers(2, 4), seed=SEED)
+@given(n=BATCH, h=EXTENT, w=EXTENT, c=EXTENT, cropping=st.tuples(MARGIN, MARGIN), n_threads=st.integers(2, 4),
+       seed=SEED)
 def test_crop2d(level, n, h, w, c, cropping, n_threads, seed):
     shape = (n, h + sum(cropping[0]), w + sum(cropping[1]), c)
     check_agreement(Crop2D(cropping), [shape], lambda x: reference.crop2d(x, cropping),
@@ -49,7 +50,7 @@ def test_bad_arguments(cropping, message):
 
 
 def test_bad_sources():
-    with pytest.raises(TypeError, match="^crop2d: `cropping` must be given"):
+    with pytest.raises(TypeError, match=r"^crop2d: `cropping` must be given"):
         Crop2D()
     with pytest.raises(ValueError, match=r"`src` must have rank 4, \(N, H, W, C\). Received src=\(1, 2, 3\)"):
         Crop2D(1).infer_shapes((1, 2, 3))

@@ -24,5 +24,5 @@ def test_unknown_extents():
 
 
 def test_takes_one_input():
-    with pytest.raises(ValueError, match="^flatten.*: takes 1 input"):
+    with pytest.raises(ValueError, match=r"^flatten.*: `inputs` must be 1 value"):
         Flatten().infer_shapes((1, 2), (1, 2))

@@ -57,11 +57,11 @@ def test_identity():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (dict(size=0), "`size` must be at least 1. Received size=0"),
-    (dict(size=(2, -1)), "`size` must be at least 1. Received size=-1"),
-    (dict(size=1.5), "`size` must be a whole number"),
-    (dict(size=(1, 2, 3)), r"`size` must be one whole number or a pair \(rows, columns\)"),
-    (dict(mode="cubic"), "`mode` must be one of 'nearest', 'bilinear'. Received mode='cubic'"),
+    ({"size": 0}, "`size` must be at least 1. Received size=0"),
+    ({"size": (2, -1)}, "`size` must be at least 1. Received size=-1"),
+    ({"size": 1.5}, "`size` must be a whole number"),
+    ({"size": (1, 2, 3)}, r"`size` must be one whole number or a pair \(rows, columns\)"),
+    ({"mode": "cubic"}, "`mode` must be one of 'nearest', 'bilinear'. Received mode='cubic'"),
 ])
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^upsample2d: {message}"):

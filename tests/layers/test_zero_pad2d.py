@@ -64,12 +64,12 @@ def test_identity():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (dict(padding=-1), "`padding` must be at least 0. Received padding=-1"),
-    (dict(padding="same"), r"`padding` must be \(\(top, bottom\), \(left, right\)\). Received padding='same'"),
-    (dict(padding=(1, 2, 3)), r"`padding` must be \(\(top, bottom\), \(left, right\)\)"),
-    (dict(padding=1.5), "`padding` must be a whole number"),
-    (dict(mode="wrap"), "`mode` must be one of 'constant', 'reflect', 'edge'. Received mode='wrap'"),
-    (dict(value=float("nan")), "`value` must be a number, not NaN"),
+    ({"padding": -1}, "`padding` must be at least 0. Received padding=-1"),
+    ({"padding": "same"}, r"`padding` must be \(\(top, bottom\), \(left, right\)\). Received padding='same'"),
+    ({"padding": (1, 2, 3)}, r"`padding` must be \(\(top, bottom\), \(left, right\)\)"),
+    ({"padding": 1.5}, "`padding` must be a whole number"),
+    ({"mode": "wrap"}, "`mode` must be one of 'constant', 'reflect', 'edge'. Received mode='wrap'"),
+    ({"value": float("nan")}, "`value` must be a number, not NaN"),
 ])
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^zeropad2d: {message}"):

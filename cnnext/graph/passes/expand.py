@@ -15,8 +15,7 @@ def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool) -> Grap
 
 
 def _expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
-    weights = {key: value for key, value in node.weights.items()}
-    return _apply(g, node.layer, inputs, weights, node.name)
+    return _apply(g, node.layer, inputs, dict(node.weights), node.name)
 
 
 def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value], name: str) -> list[Value]:
