@@ -29,7 +29,7 @@ from cnnext.graph.memory import (
 from cnnext.threads import new_lock
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
-DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
+DTYPES: dict[int, Any] = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 # Below this many operations the second worker costs more than it brings: waking it takes about 1 us, in which one core
 # does some 100,000 of them.

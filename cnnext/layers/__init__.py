@@ -9,7 +9,8 @@ from typing import Any
 LAYERS: dict[str, str] = {
     name: module
     for module, names in {
-        "activation": "ReLU ReLU6 LeakyReLU ELU SELU GELU Sigmoid HardSigmoid Tanh SiLU HardSwish Mish Softplus Softsign Clip",
+        "activation": "Clip ELU GELU HardSigmoid HardSwish LeakyReLU Mish ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign "
+        "Tanh",
         "concat": "Concat",
         "conv2d": "Conv1D Conv2D",
         "conv2d_transpose": "Conv2DTranspose",
