@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cnnext import modelfile
-from cnnext.errors import ModelFileError
-from cnnext.graph.graph import Value
+from cnnext.errors import ModelFileError, PluginError, message
+from cnnext.graph.graph import FLOAT32, Value
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
 from cnnext.model import Model
@@ -69,6 +69,8 @@ def load(source: str | os.PathLike[str] | bytes, num_threads: int | None = None)
         return _rebuild(document, tensors, num_threads)
     except ModelFileError as error:
         raise ModelFileError(f"{where}: {error}") from None
+    except PluginError as error:
+        raise ModelFileError(f"{where}: {error}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError) as error:
         raise ModelFileError(f"{where}: the graph cannot be rebuilt: {error}") from error
 
@@ -101,6 +103,8 @@ def _hand_out_tensors(layers: list[Layer], tensors: dict[str, np.ndarray]) -> No
         owner, _, key = name.rpartition("/")
         if owner not in stored:
             raise ModelFileError(f"tensor {name!r} belongs to no layer.")
+        if array.dtype != FLOAT32:
+            raise ModelFileError(message(f"tensor {name!r}", "dtype", "be float32", str(array.dtype)))
         stored[owner][key] = array
     for layer in layers:
         layer.stored_weights = stored[layer.name]
