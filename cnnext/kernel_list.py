@@ -14,4 +14,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "loss": ("cross_entropy", "cross_entropy_backward", "squared_error", "squared_error_backward", "sum_losses"),
     "resample": ("resample", "transpose"),
     "optimizer": ("sgd", "adam"),
+    "conv_depthwise": ("conv_depthwise", "depthwise_backward_weights"),
+    "locally_connected": ("locally_connected", "locally_connected_backward_data", "locally_connected_backward_weights"),
+    "pool": ("pool", "pool_backward", "global_avg"),
 }

@@ -12,6 +12,7 @@ from cnnext.errors import message
 from cnnext.graph.graph import Graph, Parameter, Value, ancestors
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
+from cnnext.layers.attributes import as_int
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
 from cnnext.threads import resolve_threads
@@ -137,6 +138,7 @@ class Model:
 
     def plan(self, batch_size: int = 1) -> Plan:
         """The inference plan for a batch size (unknown extents other than the batch must be known)."""
+        batch_size = as_int("plan", "batch_size", batch_size, minimum=1)
         return self._runner.plan([(batch_size, *v.shape[1:]) for v in self.graph.inputs])
 
     # Training and inference
@@ -192,11 +194,12 @@ class Model:
 
         Numbers of other types are converted to float32.
         """
+        if not isinstance(x, (np.ndarray, list, tuple)):
+            raise TypeError(message("predict", "x", "be an array, or a list of one for each input", x))
         arrays = [as_float32(a) for a in ([x] if isinstance(x, np.ndarray) else x)]
         if len(arrays) != len(self.graph.inputs):
             raise ValueError(message(f"model {self.name!r}", "x", f"be {len(self.graph.inputs)} array(s)", len(arrays)))
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(message("predict", "batch_size", "be a whole number of at least 1", batch_size))
+        batch_size = as_int("predict", "batch_size", batch_size, minimum=1)
         n = len(arrays[0]) if arrays[0].ndim else 0
         if any(a.ndim == 0 or len(a) != n for a in arrays):
             raise ValueError(message("predict", "x", "hold as many samples for each input", [a.shape for a in arrays]))

@@ -209,10 +209,13 @@ class Graph:
         return readers
 
     def parameters(self) -> list[Parameter]:
-        """The parameters in the order in which nodes use them, each once."""
+        """The parameters in the order in which nodes read them, each once.
+
+        Nodes that composed and folded layers leave behind read parameters as data.
+        """
         seen: dict[Parameter, None] = {}
         for node in self.nodes:
-            for value in node.weights.values():
+            for value in node.reads:
                 if value.parameter is not None:
                     seen.setdefault(value.parameter)
         return list(seen)

@@ -201,7 +201,7 @@ def _views_inputs(node: Node) -> bool:
 
 def _concrete(value: Value) -> tuple[int, ...]:
     if any(n is None for n in value.shape):
-        raise ValueError(f"{value.name}: a plan needs concrete shapes. Received shape={value.shape}.")
+        raise ValueError(message(value.name, "shape", "be known when the plan is made", value.shape))
     shape = tuple(int(n) for n in value.shape if n is not None)
     if prod(shape) > MAX_ELEMENTS:
         raise ValueError(message(value.name, "shape", f"have at most {MAX_ELEMENTS} elements", shape))

@@ -112,9 +112,9 @@ def boolean(default: Any = REQUIRED) -> Any:
     """True or False."""
 
     def check(where: str, name: str, value: Any) -> bool:
-        if value not in (True, False) or not isinstance(value, (bool, int)) and type(value).__name__ != "bool_":
-            raise fail(where, name, "be True or False", value)
-        return bool(value)
+        if type(value).__name__ in ("bool", "bool_") or isinstance(value, int) and value in (0, 1):  # NumPy's as well
+            return bool(value)
+        raise fail(where, name, "be True or False", value)
 
     return Attribute(check, default)
 
@@ -124,7 +124,7 @@ def choice(default: Any, *options: str) -> Any:
     names = (default, *options)
 
     def check(where: str, name: str, value: Any) -> str:
-        if value not in names:
+        if not isinstance(value, str) or value not in names:
             raise fail(where, name, "be one of " + ", ".join(repr(n) for n in names), value)
         return str(value)
 

@@ -199,7 +199,7 @@ class SumTo(Layer):
         rows_per_tile = max(1, 16384 // max(per_row * src.shape[last], 1))
         b.step("sum_axes", [src.permuted((*kept, *reduced, last))], [target],
                {"kept": rows, "reduced": per_row, "rows": rows_per_tile, "whole": whole},
-               tiles=ceil(rows / rows_per_tile), why=f"{per_row} rows each")
+               tiles=ceil(rows / rows_per_tile), scratch_bytes=4 * width, why=f"{per_row} rows each")
         if not dst.is_dense:
             copy_view(b, View(target.storage, 0, dst.shape, dense_strides(dst.shape)), dst)
 

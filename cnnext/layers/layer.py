@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -196,10 +196,11 @@ class Layer:
             return
         stored, self.stored_weights = self.stored_weights, None
         if stored is not None and {k: a.shape for k, a in stored.items()} != {k: s.shape for k, s in specs.items()}:
-            raise self.error("weights", f"be {', '.join(f'{k} {s.shape}' for k, s in specs.items()) or 'absent'}",
+            wanted = ", ".join(f"{key} {spec.shape}" for key, spec in specs.items())
+            raise self.error("weights", f"have the shapes {wanted}" if wanted else "be absent",
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            data = stored[key] if stored is not None else initialize(spec, f"{self.where}: `{key}`")
+            data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
 
@@ -242,11 +243,9 @@ class Layer:
 
     def __call__(self, inputs: Value | Sequence[Value]) -> Any:
         """Apply the layer to a value, or a list of values; returns the output, or the list of outputs."""
-        values = [inputs] if isinstance(inputs, Value) else list(inputs)
-        for value in values:
-            if not isinstance(value, Value):
-                raise TypeError(message(self.where, "inputs", "be values that cnnext.Input or a layer made",
-                                        type(value).__name__))
+        values = [inputs] if isinstance(inputs, Value) else list(inputs) if isinstance(inputs, Iterable) else [inputs]
+        if not all(isinstance(value, Value) for value in values):
+            raise TypeError(message(self.where, "inputs", "be values that cnnext.Input or a layer made", inputs))
         shapes = [v.shape for v in values]
         self.infer_shapes(*shapes)
         self.build(*shapes)

@@ -6,7 +6,7 @@ from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._resample import AxisMap, Resample, check_image, lower_resample
 from cnnext.layers.attributes import Pair, choice, data_format, pair
-from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.layer import Gradients, Layer, Window
 
 
 class UpSample2D(Layer):
@@ -46,6 +46,17 @@ class UpSample2D(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape))
+
+    @property
+    def window(self) -> Window:
+        # Of a source spread by f, result o reads the pixel at or before it ("nearest"), or those less than f from the
+        # point that it interpolates, o - (f - 1) / 2 ("bilinear").
+        if self.mode == "nearest":
+            kernel, before = self.size, (self.size[0] - 1, self.size[1] - 1)
+        else:
+            kernel = (2 * self.size[0] - self.size[0] % 2, 2 * self.size[1] - self.size[1] % 2)
+            before = ((3 * self.size[0] - 2) // 2, (3 * self.size[1] - 2) // 2)
+        return Window(kernel, padding=before, upsampling=self.size)
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

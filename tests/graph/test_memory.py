@@ -181,7 +181,7 @@ def test_layout_places_inputs_inside_a_concat():
 
 
 def test_layout_refuses_unknown_and_absurd_shapes():
-    with pytest.raises(ValueError, match="x: a plan needs concrete shapes"):
+    with pytest.raises(ValueError, match="x: `shape` must be known when the plan is made"):
         Layout(Graph([], [])).view(Value((None, 3), name="x"))
     with pytest.raises(ValueError, match="x: `shape` must have at most"):
         Layout(Graph([], [])).view(Value((2**30, 2**30), name="x"))

@@ -1,0 +1,240 @@
+"""``DepthwiseConv2D``: a convolution of each channel by itself, with the operators of its gradient."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cnnext._native.executor import BINARY, UNARY
+from cnnext.geometry import PaddingPairs, resolve_padding
+from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
+from cnnext.graph.memory import View
+from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._rows import row_step
+from cnnext.layers._taps import (
+    MIN_TILE_MACS,
+    TILES_WANTED,
+    Pair,
+    Tap,
+    Window2D,
+    lower_backward_data,
+    lower_backward_weights,
+    lower_convolution,
+    lower_sum_shards,
+)
+from cnnext.layers._windows import SlidingWindow, phase_view, phases, receptive_window
+from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.conv2d import output_size
+from cnnext.layers.elementwise import SumPixels, add, copy_view, multiply
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+
+class DepthwiseConv2D(Layer):
+    """2-D convolution of each channel of ``(N, H, W, C)`` with M windows of its own.
+
+    ``dst[n, oh, ow, c*M + m] = bias[c*M + m] + sum over kh, kw of
+    src[n, oh*SH + kh*DH - PT, ow*SW + kw*DW - PL, c] * weights[kh, kw, c, m]``, zero outside the source.
+
+    Parameters
+    ----------
+    kernel_size, strides, dilation : int or (rows, columns)
+    padding : "valid", "same" or ((top, bottom), (left, right))
+    depth_multiplier : int
+        Windows per channel, M.
+    use_bias, activation, strict, data_format
+        As in ``Conv2D``.
+
+    Weights
+    -------
+    weights (KH, KW, C, M), bias (C*M,)
+    """
+
+    type_name = "cnnext/DepthwiseConv2D@1"
+    accepts_epilogue = True
+
+    kernel_size: Pair = pair()
+    strides: Pair = pair(1)
+    padding: str | PaddingPairs = padding()
+    dilation: Pair = pair(1)
+    depth_multiplier: int = integer(1, minimum=1)
+    use_bias: bool = boolean(True)
+    activation: str | Layer | None = activation()
+    strict: bool = boolean(False)
+    data_format: str = data_format()
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        channels, multiplier, taps = channels_of(self, shapes[0]), self.depth_multiplier, prod(self.kernel_size)
+        specs = {"weights": ParameterSpec((*self.kernel_size, channels, multiplier), "glorot_uniform", taps,
+                                          taps * multiplier)}
+        if self.use_bias:
+            specs["bias"] = ParameterSpec((channels * multiplier,), "zeros")
+        return specs
+
+    def geometry(self, shape: Shape) -> Window2D:
+        """The window with its padding resolved for a source shape; every channel is a group."""
+        size = (shape[1] or 1, shape[2] or 1)
+        pads = resolve_padding(self.padding, size, self.kernel_size, self.strides, self.dilation)
+        return Window2D(self.kernel_size, self.strides, pads, self.dilation, channels_of(self, shape))
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        channels, window = channels_of(self, shape), self.geometry(shape)
+        spatial = [output_size(self, shape[1 + axis], window, axis, shape) for axis in range(2)]
+        return (shape[0], *spatial, channels * self.depth_multiplier)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        (src,), dy = node.inputs, diff_dst[0]
+        assert dy is not None
+        window, weights = self.geometry(src.shape), node.weights["weights"]
+        diffs: dict[str, Value | None] = {
+            "weights": g.apply1(DepthwiseBackwardWeights(window, weights.shape, self.name), src, dy)
+        }
+        if "bias" in node.weights:
+            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
+        return Gradients([g.apply1(DepthwiseBackwardData(window, src.shape, self.name), dy, weights)], diffs)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, dst, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.weights["weights"])
+        bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
+        window, epilogue = self.geometry(src.shape), no_epilogue(node)
+        if self.depth_multiplier > 1:
+            lower_convolution(b, src, weights, bias, dst, window, epilogue)
+            return
+        added = b.view(epilogue.add) if epilogue.add is not None else None
+        lower_depthwise(b, src, weights, bias, dst, window.taps(), window.strides, epilogue, added)
+
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        # (W x + b) s + t = (W s) x + (b s + t), s and t per output channel: the last two axes of W
+        weights = dict(node.weights)
+        weights["weights"] = g.apply1(ScaleWindows(name=f"{node.name}/folded"), node.weights["weights"], scale)
+        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
+        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
+        return weights
+
+    @property
+    def window(self) -> Window:
+        return receptive_window(self.kernel_size, self.strides, self.dilation, self.padding)
+
+    def macs(self, node: Node) -> int:
+        return prod(n or 1 for n in node.output.shape) * prod(self.kernel_size)
+
+
+class DepthwiseBackwardData(Layer):
+    """Gradient with respect to the source: inputs diff_dst and the weights."""
+
+    n_inputs = 2
+    accepts_epilogue = True
+
+    def __init__(self, window: Window2D, src_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_src")
+        self.geometry = window
+        self.src_shape = src_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (shapes[0][0], *self.src_shape[1:])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        diff_dst, diff_src, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.inputs[1])
+        window, epilogue = self.geometry, no_epilogue(node)
+        if diff_dst.shape[3] != diff_src.shape[3]:
+            lower_backward_data(b, diff_dst, weights, None, diff_src, window, epilogue)
+            return
+        added = b.view(epilogue.add) if epilogue.add is not None else None
+        for phase in phases(window, diff_src):
+            pixels = phase_view(diff_src, phase, window.strides)
+            phase_add = phase_view(added, phase, window.strides) if added is not None else None
+            lower_depthwise(b, diff_dst, weights, None, pixels, window.phase_taps(*phase), (1, 1), epilogue, phase_add)
+
+
+class DepthwiseBackwardWeights(Layer):
+    """Gradient with respect to the weights: inputs src and diff_dst."""
+
+    n_inputs = 2
+
+    def __init__(self, window: Window2D, weights_shape: Shape, name: str):
+        super().__init__(name=f"{name}/diff_weights")
+        self.geometry = window
+        self.weights_shape = weights_shape
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.weights_shape
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        (src, diff_dst), result = (b.view(v) for v in node.inputs), b.view(node.output)
+        kh, kw, c, m = result.shape
+        dense = result if result.is_dense else b.temp(result.shape)
+        grouped = dense.reshaped((kh, kw, 1, c * m))
+        assert grouped is not None, "dense views take any shape"
+        if m > 1:
+            lower_backward_weights(b, src, diff_dst, grouped, self.geometry)
+        else:
+            lower_depthwise_backward_weights(b, src, diff_dst, grouped, self.geometry)
+        if dense is not result:
+            copy_view(b, dense, result)
+
+
+class ScaleWindows(Layer):
+    """Depthwise weights (KH, KW, C, M) * scale (C*M,)."""
+
+    n_inputs = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        (weights, scale), dst = (b.view(v) for v in node.inputs), b.view(node.output)
+        per_window = scale.reshaped(dst.shape[2:])
+        assert per_window is not None, "a scale of one axis is dense"
+        row_step(b, "binary", [weights, per_window.expanded(dst.shape)], [dst], {"op": BINARY["multiply"]}, why="scale")
+
+
+def channels_of(layer: Layer, shape: Shape) -> int:
+    """Channels of the source, checked against its rank."""
+    if len(shape) != 4:
+        raise layer.error("src", "have rank 4, (N, H, W, C)", shape)
+    if not shape[3]:
+        raise layer.error("src", "have a known number of channels", shape)
+    return shape[3]
+
+
+def grouped_weights(b: PlanBuilder, value: Value) -> View:
+    """Weights (KH, KW, C, M) as those of a convolution with C groups, (KH, KW, 1, C*M): the same elements in order."""
+    view = b.view(value)
+    kh, kw, c, m = view.shape
+    if not view.is_dense:
+        dense = b.temp(view.shape)
+        copy_view(b, view, dense, why="without gaps")
+        view = dense
+    grouped = view.reshaped((kh, kw, 1, c * m))
+    assert grouped is not None, "dense views take any shape"
+    return grouped
+
+
+def lower_depthwise(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, taps: list[Tap],
+                    strides: Pair, epilogue: Epilogue, add: View | None) -> None:
+    """Append one depthwise convolution; weights (KH, KW, 1, C), ``add`` laid out like ``dst``."""
+    sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1])
+    post, constants = epilogue.post if epilogue.post is not None else (None, ())
+    p0, p1 = (*constants, 0.0, 0.0)[:2]
+    params = dict(sliding.params, has_bias=bias is not None, has_add=add is not None,
+                  post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
+                  post_1=p1)
+    sources = [src, sliding.table, weights] + [v for v in (bias, add) if v is not None]
+    b.step("conv_depthwise", sources, [dst], params, tiles=sliding.tiles, scratch_bytes=16 * max(len(taps), 1),
+           macs=dst.size * len(taps), why=sliding.why)
+
+
+def lower_depthwise_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View,
+                                     window: Window2D) -> None:
+    """diff_weights (KH, KW, 1, C), overwriting."""
+    n, oh, _, c = diff_dst.shape
+    n_taps = prod(window.kernel)
+    macs = diff_dst.size * n_taps
+    shards = max(1, min(TILES_WANTED, n * oh, macs // (4 * MIN_TILE_MACS)))
+    partial = b.temp((shards, n_taps, c)) if shards > 1 else diff_weights.reshaped((1, n_taps, c))
+    assert partial is not None, "gradients of weights are dense"
+    table = b.table([(dh, dw, kh * window.kernel[1] + kw) for dh, dw, kh, kw in window.taps()])
+    b.step("depthwise_backward_weights", [src, diff_dst, table], [partial],
+           dict(n_taps=n_taps, SH=window.strides[0], SW=window.strides[1], shards=shards), tiles=shards, macs=macs,
+           why=f"{shards} shards of {n * oh} rows")
+    if shards > 1:
+        lower_sum_shards(b, partial, diff_weights)

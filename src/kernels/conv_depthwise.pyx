@@ -1,0 +1,111 @@
+"""Depthwise convolution: every channel has a window of its own.
+
+Design
+    Loop order: tile (rows of one image, a block of channels) -> output row -> run of pixels with the same taps -> the
+    taps primitive, 4 pixels x 2 vectors of channels in registers over all taps. A loaded value serves one FMA, so the
+    caches decide: the KH source rows of an output row are read again for the next one while they are still there.
+    Backward-data is the same kernel with the tap lists of `_taps.py`, one per output phase.
+    Backward-weights: per output row and tap, the sum over the row's pixels of source times diff_dst. The rows of all
+    images are dealt to a number of shards that the shapes fix; their sums are added in shard order.
+"""
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
+
+from cnnext.plugin cimport CNX_ADD, CNX_CLIP, CNX_OK, cnx_args, cnx_taps, cnx_tensor, cnx_worker
+
+include "table.pxi"
+include "window.pxi"
+
+
+cdef struct conv_depthwise_params:
+    int64_t n_taps, SH, SW, first, last, rows, channels     # window_params
+    int64_t has_bias, has_add
+    int64_t post_op                 # unary function after low/high, or -1
+    double low, high
+    double post_0, post_1
+
+
+cdef int conv_depthwise(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] source, src[1] taps, src[2] weights (KH * KW, C), then bias (C,) and what is added, as they are there
+    cdef const conv_depthwise_params *p = <const conv_depthwise_params *>args.params
+    cdef const cnx_tensor *dst = &args.dst[0]
+    cdef const cnx_tensor *add = &args.src[3 + p.has_bias] if p.has_add else NULL
+    cdef window_walk w = walk_of(<const window_params *>p, &args.src[0], <const int64_t *>args.src[1].data, dst, worker,
+                                 worker.simd.taps_dot)
+    cdef cnx_taps t = taps_of(&w)
+    cdef int64_t oh
+    t.weights = <const float *>args.src[2].data + w.c0
+    t.bias = <const float *>args.src[3].data + w.c0 if p.has_bias else NULL
+    if add == NULL:
+        t.low = <float>p.low
+        t.high = <float>p.high
+    for oh in range(w.oh_begin, w.oh_end):
+        walk_row(&w, &t, oh, NULL, NULL)
+        if add != NULL or p.post_op >= 0:
+            finish_row(p, worker, &w, add, oh)
+    return CNX_OK
+
+
+cdef void finish_row(const conv_depthwise_params *p, cnx_worker *worker, const window_walk *w, const cnx_tensor *add,
+                     int64_t oh) noexcept nogil:
+    # What taps_dot does not do: a pass of its own over the row, which is still in L1.
+    cdef const cnx_tensor *dst = w.dst
+    cdef bint dense = w.channels == dst.stride[2] and (add == NULL or add.stride[2] == dst.stride[2])
+    cdef int64_t runs = 1 if dense else dst.shape[2], count = w.channels * (dst.shape[2] if dense else 1), ow
+    cdef float[2] bounds
+    cdef float[2] constants
+    cdef float *y
+    bounds[0] = <float>p.low
+    bounds[1] = <float>p.high
+    constants[0] = <float>p.post_0
+    constants[1] = <float>p.post_1
+    for ow in range(runs):
+        y = pixel_at(dst, w.n, oh, ow, w.c0)
+        if add != NULL:
+            worker.simd.binary(CNX_ADD, y, 1, pixel_at(add, w.n, oh, ow, w.c0), 1, y, count)
+            worker.simd.unary(CNX_CLIP, y, y, count, bounds)
+        if p.post_op >= 0:
+            worker.simd.unary(<int32_t>p.post_op, y, y, count, constants)
+
+
+cdef struct depthwise_backward_weights_params:
+    int64_t n_taps                  # table src[2]: n_taps rows of (dh, dw, row of diff_weights)
+    int64_t SH, SW
+    int64_t shards
+
+
+cdef int depthwise_backward_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] source, src[1] diff_dst, dst[0] (shards, KH * KW, C), overwritten; one tile is one shard
+    cdef const depthwise_backward_weights_params *p = <const depthwise_backward_weights_params *>args.params
+    cdef const cnx_tensor *src = &args.src[0]
+    cdef const cnx_tensor *diff_dst = &args.src[1]
+    cdef const int64_t *table = <const int64_t *>args.src[2].data
+    cdef int64_t OH = diff_dst.shape[1], rows = diff_dst.shape[0] * OH, C = src.shape[3]
+    cdef float *sums = <float *>args.dst[0].data + worker.tile * args.dst[0].stride[0]
+    cdef int64_t row, i, ih, dw, begin, end
+    memset(sums, 0, args.dst[0].shape[1] * C * sizeof(float))
+    for row in range(worker.tile * rows // p.shards, (worker.tile + 1) * rows // p.shards):
+        for i in range(p.n_taps):
+            ih = row % OH * p.SH + table[3 * i]
+            dw = table[3 * i + 1]
+            # output columns whose tap lies in the image: 0 <= ow * SW + dw < IW
+            begin = (p.SW - 1 - dw) // p.SW if dw < 0 else 0
+            end = min((src.shape[2] - dw + p.SW - 1) // p.SW, diff_dst.shape[2]) if dw < src.shape[2] else 0
+            if 0 <= ih < src.shape[1] and begin < end:
+                worker.simd.dot_rows(pixel_at(src, row // OH, ih, begin * p.SW + dw, 0), p.SW * src.stride[2],
+                                     pixel_at(diff_dst, row // OH, row % OH, begin, 0), diff_dst.stride[2], end - begin,
+                                     sums + table[3 * i + 2] * C, C)
+    return CNX_OK
+
+
+cdef conv_depthwise_params conv_depthwise_zero
+cdef depthwise_backward_weights_params depthwise_backward_weights_zero
+
+KERNELS = {
+    "conv_depthwise": kernel("conv_depthwise", conv_depthwise),
+    "depthwise_backward_weights": kernel("depthwise_backward_weights", depthwise_backward_weights),
+}
+PARAMS = {
+    "conv_depthwise": fields(conv_depthwise_zero),
+    "depthwise_backward_weights": fields(depthwise_backward_weights_zero),
+}
