@@ -17,10 +17,10 @@ BATCH = st.integers(1, 3)
 SEED = st.integers(0, 2**32)
 
 
-def close(actual: np.ndarray, expected: np.ndarray, scale: float | None = None) -> None:
-    """Equal up to 1e-5 of ``scale``, the largest magnitude by default."""
+def close(actual: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5, scale: float | None = None) -> None:
+    """Equal up to ``tolerance`` of ``scale``, the largest magnitude by default."""
     assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * (scale or largest(expected)))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * (scale or largest(expected)))
 
 
 def largest(array: np.ndarray) -> float:
@@ -42,6 +42,6 @@ def check_agreement(layer: Layer, shapes: Sequence[tuple[int, ...]], forward: Ca
     # one scale for all: the gradient of a broadcast scalar is a sum, whose terms may cancel
     scale = max(map(largest, diffs))
     for actual, diff in zip(alone.diff_inputs, diffs, strict=True):
-        close(actual, diff, scale)
+        close(actual, diff, scale=scale)
     for one, other in zip([*alone.outputs, *alone.diff_inputs], [*team.outputs, *team.diff_inputs], strict=True):
         np.testing.assert_array_equal(one, other)
