@@ -275,7 +275,7 @@ class _Builder:
 
     def _numbered(self, word: str) -> str:
         self.numbers[word] = self.numbers.get(word, 0) + 1
-        return f"{word.lower()}{self.numbers[word]}"
+        return f"{word.lower()}_{self.numbers[word]}"
 
     def _need_image(self, token: _Token) -> None:
         if self.is_flat:

@@ -148,7 +148,8 @@ class ReceptiveField:
     size : tuple of int or None
         None where the whole input is seen and its extent is open.
     stride, offset : tuple of int or Fraction
-        0 where the whole input is seen. Fractions behind an upsampling layer, where ``size`` is an upper bound.
+        0 where the whole input is seen. Fractions behind an upsampling layer: the field then begins with the next whole
+        pixel, and ``size`` is an upper bound.
     """
 
     name: str
@@ -228,9 +229,10 @@ def receptive_field(net: Model) -> ReceptiveFields:
     for node in graph.nodes:
         both = _node_fields(node, [fields[v] for v in node.inputs if v in fields])
         fields.update((v, both) for v in node.outputs)
-        (rows, columns), (row, column) = whole, both
-        result.append(ReceptiveField(node.name, (row.size(rows), column.size(columns)),
-                                     (_tidy(row.stride), _tidy(column.stride)), (_tidy(row.start), _tidy(column.start))))
+        row, column = both
+        result.append(ReceptiveField(node.name, (row.size(whole[0]), column.size(whole[1])),
+                                     (_tidy(row.stride), _tidy(column.stride)),
+                                     (_tidy(row.start), _tidy(column.start))))
     return result
 
 

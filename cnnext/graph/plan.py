@@ -118,6 +118,9 @@ class PlanBuilder:
             A kernel of ``cnnext.kernel_list``, or, with ``entry``, any name.
         params : dict
             The fields of the kernel's parameter struct.
+        entry : (capsule, fields) or callable, optional
+            A plugin's kernel with the fields of its parameter struct (what its module exports in ``KERNELS`` and
+            ``PARAMS``), or a Python callable ``f(src_arrays, dst_arrays)``.
         tiles : int
             How many independent pieces the kernel cuts the work into; from shapes alone, never from the thread count.
         scratch_bytes : int
@@ -126,15 +129,13 @@ class PlanBuilder:
             Shown by ``plan.explain()``: why this kernel.
         elementwise : bool
             Element i of the result depends on element i of the sources alone, so that it may overwrite one.
-        entry : capsule or callable, optional
-            A plugin's kernel, or a Python callable ``f(src_arrays, dst_arrays)``.
         """
-        packed = b""
+        fields: Sequence[tuple[str, str]] = ()
         if entry is None:
             entry, fields = kernel(name)
-            packed = pack_params(name, fields, params or {})
-        elif isinstance(params, (bytes, bytearray)):
-            packed = bytes(params)
+        elif isinstance(entry, tuple):
+            entry, fields = entry
+        packed = pack_params(name, tuple(fields), params or {})
         step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why,
                     elementwise)
         if tiles <= 0 or all(v.size == 0 for v in dst):

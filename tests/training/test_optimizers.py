@@ -88,10 +88,12 @@ def test_updates(shape, optimizer, n_threads, seed):
     states = [np.zeros(shape) for _ in optimizer.state_names]
     for step, gradient in enumerate(gradients, start=1):
         w, states = twin_step(optimizer, w, states, gradient.astype(np.float64), step)
+    # sums that may cancel almost to nothing round like their terms: weights, velocity or first moment; squares do not
+    terms = [1.0, 0.1, 0.0] if isinstance(optimizer, Adam) else [1.0, 1.0]
     for level in LEVELS:
         results = run_steps(optimizer, start, gradients, level, 1)
-        for actual, expected in zip(results, [w, *states], strict=True):
-            assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+        for actual, expected, term in zip(results, [w, *states], terms[: len(results)], strict=True):
+            assert np.abs(actual - expected).max() <= 1e-5 * max(term, np.abs(expected).max())
         for actual, again in zip(results, run_steps(optimizer, start, gradients, level, n_threads), strict=True):
             assert np.array_equal(actual, again)
 

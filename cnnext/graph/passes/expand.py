@@ -58,6 +58,8 @@ def _expand_composed(g: Graph, first: int, outputs: list[Value]) -> list[Value]:
         inputs = [new_of.get(v, v) for v in node.inputs]
         weights = {key: new_of.get(v, v) for key, v in node.weights.items()}
         new_of.update(zip(node.outputs, _apply(g, node.layer, inputs, weights, node.name), strict=True))
+        if node in g.effects:
+            g.effects[g.effects.index(node)] = g.nodes[-1]
     return [new_of.get(v, v) for v in outputs]
 
 

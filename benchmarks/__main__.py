@@ -1,0 +1,30 @@
+"""``python -m benchmarks [NAME ...] [--quick]``: each benchmark prints a table; all of them by default."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+BENCHMARKS = {
+    "startup": "import time beside NumPy's, size of the wheel",
+    "kernels": "convolutions beside the peak of the core",
+    "inference": "LeNet-5, one image and 64, beside other engines where they are installed",
+}
+
+
+def main() -> None:
+    listing = "\n".join(f"  {name:10} {text}" for name, text in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", epilog=f"benchmarks:\n{listing}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all by default")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: numbers are rougher")
+    arguments = parser.parse_args()
+    for name in arguments.names or BENCHMARKS:
+        if name not in BENCHMARKS:
+            parser.error(f"unknown benchmark {name!r}. Known: {', '.join(BENCHMARKS)}")
+        print(f"\n== {name}: {BENCHMARKS[name]}\n", flush=True)
+        import_module(f"benchmarks.{name}").main(arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

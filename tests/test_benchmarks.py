@@ -1,0 +1,31 @@
+"""The benchmarks run: what they measure is not judged here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import machine
+from cnnext._native import executor
+
+
+def test_inference(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "inference", "--quick"])
+    program.main()
+    rows = re.findall(r"^cnnext +(\d+) +(\d+) +[\d.]+ +[\d.]+ +[\d,]+$", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("1", "1"), ("1", "2"), ("64", "1"), ("64", "2")]
+
+
+def test_unknown_name(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "flight"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "unknown benchmark 'flight'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", executor.levels())
+def test_peak(level):
+    peak = machine.peak_gflops(level, runs=1)
+    assert peak is None or peak > 0.1
