@@ -173,7 +173,7 @@ class Layer:
         shown = ", ".join(
             f"{key}={getattr(self, key)!r}"
             for key, attribute in type(self).attributes.items()
-            if getattr(self, key) != attribute.default
+            if attribute.default is REQUIRED or getattr(self, key) != attribute.check(self.where, key, attribute.default)
         )
         return f"{type(self).__name__}({shown})"
 

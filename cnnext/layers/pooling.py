@@ -139,8 +139,8 @@ class LpPool2D(Pooling):
 
     Notes
     -----
-    The gradient of a norm of 0 is 0. The sum is one of float32 values: where ``|x|^power`` leaves its range, the norm is 0 or
-    infinite.
+    The gradient of a norm of 0 is 0. The sum is one of float32 values: where ``|x|^power`` leaves their range, the norm
+    is 0 or infinite.
     """
 
     type_name = "cnnext/LpPool2D@1"
