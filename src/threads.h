@@ -1,4 +1,4 @@
-/* What the executor needs of threads and Cython cannot say: atomics, a barrier inside a parallel region, fork guards. */
+/* What the executor needs of threads and Cython cannot say: atomics, waiting, fork guards. */
 #ifndef CNX_THREADS_H
 #define CNX_THREADS_H
 
@@ -9,21 +9,33 @@
 
 #if CNX_OPENMP
 #include <omp.h>
-static inline void cnx_barrier(void)
-{
-#pragma omp barrier
-}
 static inline int cnx_team_size(void) { return omp_get_num_threads(); }
 static inline int cnx_max_threads(void) { return omp_get_max_threads(); }
 static inline void cnx_pause_runtime(void) { omp_pause_resource_all(omp_pause_hard); }
 #else
-static inline void cnx_barrier(void) {}
 static inline int cnx_team_size(void) { return 1; }
 static inline int cnx_max_threads(void) { return 1; }
 static inline void cnx_pause_runtime(void) {}
 #endif
 
 static inline int64_t cnx_take(int64_t *counter) { return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+static inline void cnx_finish(int64_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELEASE); }
+
+/* Wait until a counter has reached a number: 2,000 turns, some 20 us, then give the core to whoever holds the others up. */
+static inline void cnx_wait_for(const int64_t *counter, int64_t number)
+{
+    for (int turn = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < number; turn++) {
+        if (turn >= 2000) {
+            sched_yield();
+        } else {
+#if defined(__x86_64__) || defined(__i386__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            __asm__ volatile("yield");
+#endif
+        }
+    }
+}
 
 /* Keeps the smallest step that failed, so that all workers agree after the same barrier. */
 static inline void cnx_lower(int64_t *slot, int64_t value)

@@ -31,9 +31,9 @@ from cnnext.threads import new_lock
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
 DTYPES: dict[int, Any] = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
-# Below this many operations the second worker costs more than it brings: waking it takes about 1 us, in which one core
-# does some 100,000 of them.
-PARALLEL_THRESHOLD = 150_000
+# Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few (LeNet-5:
+# 17 against 20 us); but where other programs want the cores, the end of a parallel region waits for a time slice.
+PARALLEL_THRESHOLD = 1_000_000
 
 
 @dataclass
