@@ -31,8 +31,8 @@ from cnnext.threads import new_lock
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
 DTYPES: dict[int, Any] = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
-# Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few (LeNet-5:
-# 17 against 20 us); but where other programs want the cores, the end of a parallel region waits for a time slice.
+# Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
+# (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
 PARALLEL_THRESHOLD = 1_000_000
 
 
