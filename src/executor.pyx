@@ -15,12 +15,12 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cython.parallel cimport parallel, threadid
-from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from cnnext.plugin cimport (CNX_ABI, CNX_BINARY_COUNT, CNX_ERROR_FAILED, CNX_ERROR_LABEL, CNX_KERNEL_CAPSULE, CNX_MAX_RANK, CNX_UNARY_COUNT, cnx_args,
-                            cnx_kernel, cnx_kernel_fn, cnx_simd, cnx_tensor, cnx_worker)
+from cnnext.plugin cimport (CNX_ABI, CNX_BINARY_COUNT, CNX_ERROR_FAILED, CNX_ERROR_LABEL, CNX_KERNEL_CAPSULE, CNX_MAX_RANK,
+                            CNX_UNARY_COUNT, cnx_args, cnx_kernel, cnx_kernel_fn, cnx_simd, cnx_tensor, cnx_worker)
 
 from cnnext.errors import KernelError
 
@@ -326,7 +326,7 @@ cdef class Program:
                 self._call(call)
 
     cdef _call(self, int64_t s):
-        name, function, src, dst, _, _ = self.steps[s]
+        _, function, src, dst, _, _ = self.steps[s]
         function([self.make_array(self.buffers[t[0]], *t[1:]) for t in src],
                  [self.make_array(self.buffers[t[0]], *t[1:]) for t in dst])
 

@@ -223,7 +223,7 @@ cdef struct conv_backward_weights_params:
 
 
 cdef int conv_backward_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0] source, src[1] diff_dst, dst[0] (shards, KH * KW * IC, G * OC), overwritten. One tile is one shard of some panels.
+    # src[0] source, src[1] diff_dst, dst[0] (shards, KH * KW * IC, G * OC), overwritten. A tile is a shard of some panels.
     cdef const conv_backward_weights_params *p = <const conv_backward_weights_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
     cdef const cnx_tensor *diff_dst = &args.src[1]
