@@ -316,8 +316,8 @@ class Layer:
         """This node's weights with a per-channel scale and shift of its output folded in, or None if it cannot."""
         return None
 
-    def view(self, node: Node, src: View) -> View | None:
-        """The output as another view of the input's memory, or None where that needs a copy."""
+    def view(self, node: Node, src: View) -> View | list[View] | None:
+        """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
 
     def place(self, node: Node, dst: View) -> list[View] | None:

@@ -50,12 +50,12 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_same_bits_for_any_number_of_threads(optimizer):
-    x, y = conv_data()
+    x, y = conv_data(200)
     runs = []
     for n_threads in (1, 2, 3, 4, 4):
         net = conv_net(n_threads)
         net.compile(OPTIMIZERS[optimizer](), metrics=["accuracy"])
-        history = net.fit(x, y, batch_size=16, epochs=3, validation_data=(x[:9], y[:9]), verbose=0).history
+        history = net.fit(x, y, batch_size=64, epochs=3, validation_data=(x[:9], y[:9]), verbose=0).history
         assert any(built.plan.parallel for built in net._trainer._plans.values())
         runs.append((net.get_weights(), history))
     for weights, history in runs[1:]:
