@@ -10,8 +10,8 @@ from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
-from cnnext.layers.elementwise import ScaleChannels, SumPixels, add, multiply
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
@@ -80,16 +80,10 @@ class Convolution(Layer):
         return (image[0], *spatial, self.filters)
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
-        (src,), dy = node.inputs, diff_dst[0]
-        assert dy is not None
-        window = self.geometry(src.shape)
-        weights = node.weights["weights"]
-        diffs: dict[str, Value | None] = {
-            "weights": g.apply1(ConvolutionBackwardWeights(window, weights.shape, self.name), src, dy)
-        }
-        if "bias" in node.weights:
-            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
-        return Gradients([g.apply1(ConvolutionBackwardData(window, src.shape, self.name), dy, weights)], diffs)
+        src_shape, weights_shape = node.inputs[0].shape, node.weights["weights"].shape
+        window = self.geometry(src_shape)
+        return weighted_gradient(g, node, diff_dst[0], ConvolutionBackwardData(src_shape, self.name, window),
+                                 ConvolutionBackwardWeights(weights_shape, self.name, window))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
@@ -98,12 +92,7 @@ class Convolution(Layer):
                           image_view(b.view(node.output)), self.geometry(src.shape), no_epilogue(node))
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
-        # (W x + b) s + t = (W s) x + (b s + t), s and t per output channel: the last axis of W
-        weights = dict(node.weights)
-        weights["weights"] = g.apply1(ScaleChannels(name=f"{node.name}/folded"), node.weights["weights"], scale)
-        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
-        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
-        return weights
+        return fold_into_weights(g, node, scale, shift)
 
     @property
     def window(self) -> Window:
@@ -188,19 +177,10 @@ class Conv1D(Convolution):
         return Window(self.window_size(), (1, self.strides), (1, self.dilation), (0, before))
 
 
-class ConvolutionBackwardData(Layer):
-    """Gradient with respect to the source: inputs diff_dst and the weights."""
+class ConvolutionBackwardData(BackwardData):
+    """Gradient of a convolution with respect to its source."""
 
-    n_inputs = 2
     accepts_epilogue = True
-
-    def __init__(self, window: Window2D, src_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_src")
-        self.geometry = window
-        self.src_shape = src_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0], *self.src_shape[1:])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)
@@ -208,19 +188,8 @@ class ConvolutionBackwardData(Layer):
                             self.geometry, no_epilogue(node))
 
 
-class ConvolutionBackwardWeights(Layer):
-    """Gradient with respect to the weights: inputs src and diff_dst."""
-
-    n_inputs = 2
-    dense_outputs = True
-
-    def __init__(self, window: Window2D, weights_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_weights")
-        self.geometry = window
-        self.weights_shape = weights_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.weights_shape
+class ConvolutionBackwardWeights(BackwardWeights):
+    """Gradient of a convolution with respect to its weights."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, diff_dst = (image_view(b.view(v)) for v in node.inputs)

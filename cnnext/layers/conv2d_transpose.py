@@ -8,9 +8,9 @@ from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
+from cnnext.layers._weighted import BackwardData, weighted_gradient
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
-from cnnext.layers.elementwise import SumPixels
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
@@ -108,16 +108,10 @@ class Conv2DTranspose(Layer):
         return (shapes[0][0], *spatial, self.filters)
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
-        (src,), dy = node.inputs, diff_dst[0]
-        assert dy is not None
-        weights = node.weights["weights"]
         # y = K^T x for the convolution K: dx = K dy, and dW is the one of K with dy as its source.
-        diff_src = g.apply1(TransposeBackwardData(self.geometry(), src.shape, self.name), dy, weights)
-        diff_weights = g.apply1(ConvolutionBackwardWeights(self.geometry(), weights.shape, self.name), dy, src)
-        diffs: dict[str, Value | None] = {"weights": diff_weights}
-        if "bias" in node.weights:
-            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
-        return Gradients([diff_src], diffs)
+        src_shape, weights_shape = node.inputs[0].shape, node.weights["weights"].shape
+        return weighted_gradient(g, node, diff_dst[0], TransposeBackwardData(src_shape, self.name, self.geometry()),
+                                 ConvolutionBackwardWeights(weights_shape, self.name, self.geometry()), transposed=True)
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
@@ -135,18 +129,8 @@ class Conv2DTranspose(Layer):
         return _size(node.inputs[0].shape) * prod(self.kernel_size) * self.filters // self.groups
 
 
-class TransposeBackwardData(Layer):
+class TransposeBackwardData(BackwardData):
     """Gradient of ``Conv2DTranspose`` with respect to its source: an ordinary convolution of diff_dst."""
-
-    n_inputs = 2
-
-    def __init__(self, window: Window2D, src_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_src")
-        self.geometry = window
-        self.src_shape = src_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0], *self.src_shape[1:])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)

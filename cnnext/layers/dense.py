@@ -8,8 +8,8 @@ from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers.attributes import activation, boolean, integer
-from cnnext.layers.elementwise import ScaleChannels, SumPixels, add, multiply
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 
 POINT = Window2D((1, 1))
@@ -60,13 +60,8 @@ class Dense(Layer):
         return (*shapes[0][:-1], self.units)
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
-        (src,), dy = node.inputs, diff_dst[0]
-        assert dy is not None
-        weights = node.weights["weights"]
-        diffs: dict[str, Value | None] = {"weights": g.apply1(DenseBackwardWeights(weights.shape, self.name), src, dy)}
-        if "bias" in node.weights:
-            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
-        return Gradients([g.apply1(DenseBackwardData(src.shape, self.name), dy, weights)], diffs)
+        return weighted_gradient(g, node, diff_dst[0], DenseBackwardData(node.inputs[0].shape, self.name),
+                                 DenseBackwardWeights(node.weights["weights"].shape, self.name))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
@@ -75,28 +70,16 @@ class Dense(Layer):
                           no_epilogue(node))
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
-        weights = dict(node.weights)
-        weights["weights"] = g.apply1(ScaleChannels(name=f"{node.name}/folded"), node.weights["weights"], scale)
-        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
-        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
-        return weights
+        return fold_into_weights(g, node, scale, shift)
 
     def macs(self, node: Node) -> int:
         return prod(n or 1 for n in node.inputs[0].shape) * self.units
 
 
-class DenseBackwardData(Layer):
-    """Gradient with respect to the source: inputs diff_dst and the weights."""
+class DenseBackwardData(BackwardData):
+    """Gradient of ``Dense`` with respect to its source."""
 
-    n_inputs = 2
     accepts_epilogue = True
-
-    def __init__(self, src_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_src")
-        self.src_shape = src_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0], *self.src_shape[1:])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)
@@ -104,17 +87,8 @@ class DenseBackwardData(Layer):
                             no_epilogue(node))
 
 
-class DenseBackwardWeights(Layer):
-    """Gradient with respect to the weights: inputs src and diff_dst."""
-
-    n_inputs = 2
-
-    def __init__(self, weights_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_weights")
-        self.weights_shape = weights_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.weights_shape
+class DenseBackwardWeights(BackwardWeights):
+    """Gradient of ``Dense`` with respect to its weights."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, diff_dst = (pixels(b.view(v)) for v in node.inputs)

@@ -21,10 +21,10 @@ from cnnext.layers._taps import (
     lower_convolution,
     lower_sum_shards,
 )
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import SlidingWindow, phase_view, phases, receptive_window
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
-from cnnext.layers.elementwise import SumPixels, add, copy_view, multiply
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
@@ -82,15 +82,10 @@ class DepthwiseConv2D(Layer):
         return (shape[0], *spatial, channels * self.depth_multiplier)
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
-        (src,), dy = node.inputs, diff_dst[0]
-        assert dy is not None
-        window, weights = self.geometry(src.shape), node.weights["weights"]
-        diffs: dict[str, Value | None] = {
-            "weights": g.apply1(DepthwiseBackwardWeights(window, weights.shape, self.name), src, dy)
-        }
-        if "bias" in node.weights:
-            diffs["bias"] = g.apply1(SumPixels(name=f"{self.name}/diff_bias"), dy)
-        return Gradients([g.apply1(DepthwiseBackwardData(window, src.shape, self.name), dy, weights)], diffs)
+        src_shape, weights_shape = node.inputs[0].shape, node.weights["weights"].shape
+        window = self.geometry(src_shape)
+        return weighted_gradient(g, node, diff_dst[0], DepthwiseBackwardData(src_shape, self.name, window),
+                                 DepthwiseBackwardWeights(weights_shape, self.name, window))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.weights["weights"])
@@ -103,12 +98,7 @@ class DepthwiseConv2D(Layer):
         lower_depthwise(b, src, weights, bias, dst, window.taps(), window.strides, epilogue, added)
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
-        # (W x + b) s + t = (W s) x + (b s + t), s and t per output channel: the last two axes of W
-        weights = dict(node.weights)
-        weights["weights"] = g.apply1(ScaleWindows(name=f"{node.name}/folded"), node.weights["weights"], scale)
-        scaled = multiply(g, node.weights["bias"], scale) if "bias" in node.weights else None
-        weights["bias"] = add(g, scaled, shift) if scaled is not None else shift
-        return weights
+        return fold_into_weights(g, node, scale, shift, ScaleWindows)
 
     @property
     def window(self) -> Window:
@@ -118,19 +108,10 @@ class DepthwiseConv2D(Layer):
         return prod(n or 1 for n in node.output.shape) * prod(self.kernel_size)
 
 
-class DepthwiseBackwardData(Layer):
-    """Gradient with respect to the source: inputs diff_dst and the weights."""
+class DepthwiseBackwardData(BackwardData):
+    """Gradient of a depthwise convolution with respect to its source."""
 
-    n_inputs = 2
     accepts_epilogue = True
-
-    def __init__(self, window: Window2D, src_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_src")
-        self.geometry = window
-        self.src_shape = src_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0], *self.src_shape[1:])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, diff_src, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.inputs[1])
@@ -145,31 +126,18 @@ class DepthwiseBackwardData(Layer):
             lower_depthwise(b, diff_dst, weights, None, pixels, window.phase_taps(*phase), (1, 1), epilogue, phase_add)
 
 
-class DepthwiseBackwardWeights(Layer):
-    """Gradient with respect to the weights: inputs src and diff_dst."""
-
-    n_inputs = 2
-
-    def __init__(self, window: Window2D, weights_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_weights")
-        self.geometry = window
-        self.weights_shape = weights_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.weights_shape
+class DepthwiseBackwardWeights(BackwardWeights):
+    """Gradient of a depthwise convolution with respect to its weights."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         (src, diff_dst), result = (b.view(v) for v in node.inputs), b.view(node.output)
         kh, kw, c, m = result.shape
-        dense = result if result.is_dense else b.temp(result.shape)
-        grouped = dense.reshaped((kh, kw, 1, c * m))
-        assert grouped is not None, "dense views take any shape"
+        grouped = result.reshaped((kh, kw, 1, c * m))
+        assert grouped is not None, "gradients of weights are dense"
         if m > 1:
             lower_backward_weights(b, src, diff_dst, grouped, self.geometry)
         else:
             lower_depthwise_backward_weights(b, src, diff_dst, grouped, self.geometry)
-        if dense is not result:
-            copy_view(b, dense, result)
 
 
 class ScaleWindows(Layer):

@@ -17,11 +17,11 @@ from cnnext.layers._taps import (
     Window2D,
     panel_vectors,
 )
+from cnnext.layers._weighted import BackwardData, BackwardWeights, weighted_gradient
 from cnnext.layers._windows import receptive_window
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.depthwise_conv2d import channels_of
-from cnnext.layers.elementwise import reduce_to
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
@@ -82,15 +82,10 @@ class LocallyConnected2D(Layer):
         return (shape[0], *(output_size(self, shape[1 + axis], window, axis, shape) for axis in range(2)), self.filters)
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
-        (src,), dy = node.inputs, diff_dst[0]
-        assert dy is not None
-        window, weights = self.geometry(src.shape), node.weights["weights"]
-        diffs: dict[str, Value | None] = {
-            "weights": g.apply1(LocallyConnectedBackwardWeights(window, weights.shape, self.name), src, dy)
-        }
-        if "bias" in node.weights:
-            diffs["bias"] = reduce_to(g, dy, node.weights["bias"].shape)
-        return Gradients([g.apply1(LocallyConnectedBackwardData(window, src.shape, self.name), dy, weights)], diffs)
+        src_shape, weights_shape = node.inputs[0].shape, node.weights["weights"].shape
+        window = self.geometry(src_shape)
+        return weighted_gradient(g, node, diff_dst[0], LocallyConnectedBackwardData(src_shape, self.name, window),
+                                 LocallyConnectedBackwardWeights(weights_shape, self.name, window))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst, weights = b.view(node.inputs[0]), b.view(node.output), b.view(node.weights["weights"])
@@ -119,18 +114,8 @@ class LocallyConnected2D(Layer):
         return prod(n or 1 for n in node.output.shape) * prod(self.kernel_size) * (node.inputs[0].shape[3] or 0)
 
 
-class LocallyConnectedBackwardData(Layer):
-    """Gradient with respect to the source: inputs diff_dst and the weights."""
-
-    n_inputs = 2
-
-    def __init__(self, window: Window2D, src_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_src")
-        self.geometry = window
-        self.src_shape = src_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0], *self.src_shape[1:])
+class LocallyConnectedBackwardData(BackwardData):
+    """Gradient of a locally connected layer with respect to its source."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         (diff_dst, weights), diff_src = (b.view(v) for v in node.inputs), b.view(node.output)
@@ -143,18 +128,8 @@ class LocallyConnectedBackwardData(Layer):
                why=f"bands of {band} source rows")
 
 
-class LocallyConnectedBackwardWeights(Layer):
-    """Gradient with respect to the weights: inputs src and diff_dst."""
-
-    n_inputs = 2
-
-    def __init__(self, window: Window2D, weights_shape: Shape, name: str):
-        super().__init__(name=f"{name}/diff_weights")
-        self.geometry = window
-        self.weights_shape = weights_shape
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.weights_shape
+class LocallyConnectedBackwardWeights(BackwardWeights):
+    """Gradient of a locally connected layer with respect to its weights."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         (src, diff_dst), diff_weights = (b.view(v) for v in node.inputs), b.view(node.output)
