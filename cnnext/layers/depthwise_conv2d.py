@@ -25,6 +25,7 @@ from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_wei
 from cnnext.layers._windows import SlidingWindow, phase_view, phases, receptive_window
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
+from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 
