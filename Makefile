@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 FLAVOUR := release$(if $(filter-out 0,$(CNNEXT_NO_OPENMP)),-no-openmp)
-NATIVE_SOURCES := setup.py cnnext/kernel_list.py $(wildcard cnnext/*.pxd cnnext/include/*.h src/* src/*/*)
+NATIVE_SOURCES := setup.py cnnext/build.py cnnext/kernel_list.py $(wildcard cnnext/*.pxd cnnext/include/* src/* src/*/*)
 
 .PHONY: help demo test test-all bench lint wheel debug-test clean FORCE
 .DEFAULT_GOAL := help
@@ -25,11 +25,11 @@ help:
 demo: $(VENV)/stamp-native $(VENV)/stamp-demo
 	$(VENV)/bin/cnnext demo
 
-test: $(VENV)/stamp-native $(VENV)/stamp-test
-	$(PY) -m pytest -q -m "not slow" tests
+test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
+	$(PY) -m pytest -q -m "not slow" tests plugins
 
-test-all: $(VENV)/stamp-native $(VENV)/stamp-test
-	$(PY) -m pytest -q tests
+test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
+	$(PY) -m pytest -q tests plugins
 
 bench: $(VENV)/stamp-native $(VENV)/stamp-test
 	$(PY) -m benchmarks
@@ -71,6 +71,12 @@ $(VENV)/flavour: FORCE | $(PY)
 
 $(VENV)/stamp-native: $(NATIVE_SOURCES) $(VENV)/flavour $(VENV)/stamp-tools
 	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+# The first-party plugins, editable: packages of their own that build against the cnnext installed here.
+$(VENV)/stamp-plugins: $(wildcard plugins/*/pyproject.toml plugins/*/setup.py plugins/*/*/*.pyx plugins/*/*/*.c) \
+    $(VENV)/stamp-native | $(VENV)/stamp-test
+	$(PIP) install --no-build-isolation --no-deps $(addprefix --editable ,$(wildcard plugins/cnnext-*))
 	@touch $@
 
 # cnnext itself, editable, with the optional dependencies of one target.

@@ -48,22 +48,9 @@ DIRECTIVES = {
     "show_performance_hints": True,
 }
 
-# Level -> its flags. A level is left out where the compiler's target does not have it (LEVEL_TARGET).
-LEVELS = {
-    "baseline": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
-        "-mprefer-vector-width=512",
-    ],
-}
-LEVEL_TARGET = {
-    "baseline": "",
-    "avx2": "#ifndef __x86_64__\n#error\n#endif\n",
-    "avx512": "#ifndef __x86_64__\n#error\n#endif\n",
-}
-# One FMA rounds once: the same result from GCC and Clang. Link-time optimisation could mix the levels' flags.
-SIMD_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-lto"]
+# What plugins build with as well. cnnext itself cannot be imported yet.
+SHARED = runpy.run_path("cnnext/build.py")
+LEVELS, LEVEL_TARGET, SIMD_FLAGS = SHARED["LEVELS"], SHARED["LEVEL_TARGET"], SHARED["SIMD_FLAGS"]
 
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 COMPILE_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG", *SANITIZERS] if DEBUG else ["-O3", "-g0"]
@@ -78,8 +65,8 @@ def files(*patterns: str) -> list[str]:
     return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
 
 
-C_DEPENDS = [*files("src/**/*.h", "cnnext/include/*.h"), "setup.py"]
-CYTHON_DEPENDS = [*files("src/**/*.px[di]", "cnnext/**/*.pxd"), "setup.py"]
+C_DEPENDS = [*files("src/**/*.h", "cnnext/include/*.h"), "setup.py", "cnnext/build.py"]
+CYTHON_DEPENDS = [*files("src/**/*.px[di]", "cnnext/**/*.px[di]"), "setup.py"]
 SIMD_DEPENDS = [*C_DEPENDS, *files("src/simd/*.inc.c")]
 
 
@@ -167,7 +154,7 @@ class build_ext(_build_ext):
         if not self.force and not newer_group([source, *CYTHON_DEPENDS], str(target)):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "cython", "-I", ".", "-I", "src", "--module-name", ext.name]
+        command = [sys.executable, "-m", "cython", "-I", ".", "-I", "src", "-I", "cnnext/include", "--module-name", ext.name]
         for name, value in DIRECTIVES.items():
             command += ["-X", f"{name}={value}"]
         result = subprocess.run([*command, source, "-o", str(target)], capture_output=True, text=True)

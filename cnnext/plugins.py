@@ -1,47 +1,316 @@
 """The registry of layer types: built-ins by table, others by entry points of the group ``cnnext.layers``.
 
-The only module that imports ``entrypoints``. Nothing is scanned before a name is asked for that is not built in.
+The only module that imports ``entrypoints``. Nothing is scanned before a name is asked for that is not built in, and
+nothing of a plugin is imported before one of its layers is. ``CNNEXT_PLUGINS=none|all|name,name`` says which
+distributions may be used, ``CNNEXT_PLUGIN_PREFER=name,name`` which one where several provide a layer type.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import configparser
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cnnext.errors import PluginError, unknown
+from cnnext.errors import KernelError, PluginError, message, unknown
 from cnnext.layers import LAYERS
 from cnnext.layers import layer_class as builtin_class
 
+if TYPE_CHECKING:
+    from cnnext.layers.layer import Layer
+
+__all__ = ["GROUP", "Plugin", "Scan", "contained", "installed", "layer_class", "prefer", "provider", "registered", "scan"]
+
 GROUP = "cnnext.layers"
+
+_TYPE_NAME = re.compile(r"(?P<vendor>[A-Za-z0-9][\w.-]*)/(?P<layer>[A-Za-z_]\w*)@(?P<version>[1-9][0-9]{0,8})")
+_ALLOWED, _PREFERRED = "CNNEXT_PLUGINS", "CNNEXT_PLUGIN_PREFER"
+
+_preferred: list[str] = []
+_registered: dict[str, type[Layer]] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One layer type that an installed distribution provides.
+
+    Parameters
+    ----------
+    name : str
+        ``vendor/Layer@version``.
+    distribution, distribution_version : str
+    target : str
+        ``module:Class``, what the entry point refers to.
+    """
+
+    name: str
+    distribution: str
+    distribution_version: str
+    target: str
+
+    @property
+    def layer(self) -> str:
+        """The name without vendor and version."""
+        return self.name.partition("/")[2].partition("@")[0]
+
+    @property
+    def family(self) -> str:
+        """The name without the version."""
+        return self.name.partition("@")[0]
+
+    @property
+    def version(self) -> int:
+        """Version of the layer type."""
+        return int(self.name.partition("@")[2])
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.distribution_version}, entry point {self.name} = {self.target}"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the installed distributions say of the group ``cnnext.layers``: layer types, and lines that are wrong."""
+
+    plugins: tuple[Plugin, ...]
+    faults: tuple[str, ...]
+
+
+# Looking up
 
 
 def layer_class(type_name: str) -> Any:
-    """The class of a layer type ``vendor/Layer@version``; the version may be left out.
+    """The class of a layer type.
+
+    Parameters
+    ----------
+    type_name : str
+        ``vendor/Layer@version``; ``vendor/Layer`` means the newest version installed; ``Layer`` alone does where one
+        vendor has it. A built-in layer comes first and cannot be replaced.
 
     Raises
     ------
     PluginError
-        If no installed distribution provides it, several do, or it cannot be imported.
+        If no distribution that may be used provides it, several do, or its class cannot be had.
     """
-    name = type_name.partition("@")[0]
-    vendor, _, short = name.rpartition("/")
+    vendor, _, short = type_name.partition("@")[0].rpartition("/")
     if vendor in ("", "cnnext") and short in LAYERS:
         found = builtin_class(short)
         if "@" in type_name and found.type_name != f"cnnext/{short}@{type_name.partition('@')[2]}":
             raise PluginError(f"layer {type_name!r} is of another version; this cnnext has {found.type_name!r}.")
         return found
-    providers = _entry_points(name)
-    if not providers:
-        raise PluginError(unknown("layer", type_name, LAYERS) + " No installed plugin provides it either.")
-    if len(providers) > 1:
-        owners = ", ".join(f"{p.distro.name} {p.distro.version}" if p.distro else "?" for p in providers)
-        raise PluginError(f"layer {type_name!r} is provided by more than one distribution: {owners}.")
-    try:
-        return providers[0].load()
-    except Exception as error:
-        raise PluginError(f"layer {type_name!r} of {providers[0].module_name} cannot be imported: {error}") from error
+    if type_name in _registered:
+        return _registered[type_name]
+    return _load(_choose(type_name, _matching(type_name)))
 
 
-def _entry_points(name: str) -> list[Any]:
+def _matching(type_name: str) -> list[Plugin]:
+    """The layer types that a name may mean; of several versions, the newest."""
+    family, _, version = type_name.partition("@")
+    candidates = [p for p in scan().plugins if family in (p.family, p.layer) and version in ("", str(p.version))]
+    allowed = [p for p in candidates if _is_allowed(p.distribution)]
+    if candidates and not allowed:
+        raise PluginError(f"layer {type_name!r} is provided by {candidates[0]}, which {_ALLOWED}="
+                          f"{os.environ.get(_ALLOWED)} leaves out. Type: {_ALLOWED}=all")
+    if not allowed:
+        known = [*LAYERS, *(p.family for p in installed())]
+        raise PluginError(f"{unknown('layer', type_name, known)} No installed distribution provides it. "
+                          "See what is installed: cnnext plugins list")
+    newest = {family: max(p.version for p in allowed if p.family == family) for family in {p.family for p in allowed}}
+    return [p for p in allowed if p.version == newest[p.family]]
+
+
+def _choose(type_name: str, candidates: list[Plugin]) -> Plugin:
+    wanted = [_normalized(n) for n in (*_preferred, *os.environ.get(_PREFERRED, "").split(",")) if n.strip()]
+    for name in wanted:
+        preferred = [p for p in candidates if _normalized(p.distribution) == name]
+        if len(preferred) == 1:
+            return preferred[0]
+    families = sorted({p.family for p in candidates})
+    if len(families) > 1:
+        raise PluginError(f"layer {type_name!r} may be {' or '.join(families)}: write one of them.")
+    if len(candidates) > 1:
+        owners = " and ".join(f"{p.distribution} {p.distribution_version}" for p in candidates)
+        raise PluginError(f"layer {type_name!r} is provided by {owners}. Uninstall one of them, or type: "
+                          f"{_PREFERRED}={candidates[0].distribution}")
+    return candidates[0]
+
+
+@lru_cache(maxsize=256)
+def _load(plugin: Plugin) -> Any:
     import entrypoints
 
-    return [e for e in entrypoints.get_group_all(GROUP) if e.name.partition("@")[0] == name]
+    from cnnext.layers.layer import Layer
+
+    again = f"Type: pip install --force-reinstall {plugin.distribution}"
+    try:
+        found = entrypoints.EntryPoint.from_string(plugin.target, plugin.name).load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"layer {plugin.name!r} cannot be imported: {type(error).__name__}: {error} ({plugin}). "
+                          f"{again}") from error
+    if not (isinstance(found, type) and issubclass(found, Layer)):
+        raise PluginError(f"layer {plugin.name!r}: the entry point must name a subclass of cnnext.Layer. "
+                          f"Received {type(found).__name__} ({plugin}). {again}")
+    if found.type_name != plugin.name:
+        raise PluginError(message(f"layer {plugin.name!r}", "type_name", f"be {plugin.name!r}, its entry point's name",
+                                  found.type_name, str(plugin)) + f" {again}")
+    return found
+
+
+def prefer(*distributions: str) -> None:
+    """Say which distributions win where several provide a layer type; replaces what was said before.
+
+    It comes before ``CNNEXT_PLUGIN_PREFER``.
+    """
+    _preferred[:] = distributions
+
+
+@contextmanager
+def registered(cls: type[Layer]) -> Iterator[None]:
+    """Within the block, a model file's ``cls.type_name`` means ``cls``: for layers that are not installed yet."""
+    if not _TYPE_NAME.fullmatch(cls.type_name) or cls.type_name.startswith("cnnext/"):
+        raise ValueError(message(cls.__name__, "type_name", "read vendor/Layer@version, of a vendor other than cnnext",
+                                 cls.type_name))
+    before = _registered.get(cls.type_name)
+    _registered[cls.type_name] = cls
+    try:
+        yield
+    finally:
+        if before is None:
+            del _registered[cls.type_name]
+        else:
+            _registered[cls.type_name] = before
+
+
+def installed() -> list[Plugin]:
+    """The layer types of plugins that may be used, sorted by name."""
+    return sorted((p for p in scan().plugins if _is_allowed(p.distribution)), key=lambda p: (p.name, p.distribution))
+
+
+def _is_allowed(distribution: str) -> bool:
+    allowed = os.environ.get(_ALLOWED, "all").strip()
+    if allowed in ("all", "none", ""):
+        return allowed != "none"
+    return _normalized(distribution) in {_normalized(name) for name in allowed.split(",")}
+
+
+def _normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+# Who is to blame
+
+
+def provider(cls: type) -> Plugin | None:
+    """The plugin that a layer class belongs to: its own entry, or any of its package for a class without one."""
+    package = cls.__module__.partition(".")[0]
+    if package == "cnnext":
+        return None
+    mine = [p for p in scan().plugins if p.target.partition(":")[0].partition(".")[0] == package]
+    exact = [p for p in mine if p.target == f"{cls.__module__}:{cls.__qualname__}"]
+    named = [p for p in mine if p.name == getattr(cls, "type_name", "")]
+    return next(iter((*exact, *named, *mine)), None)
+
+
+@contextmanager
+def contained(layer: Layer, rule: str) -> Iterator[None]:
+    """Errors of a plugin's layer name its distribution, version and entry point.
+
+    What the layer itself says of its arguments passes unchanged, and so does everything of layers without a plugin.
+
+    Parameters
+    ----------
+    layer : Layer
+    rule : str
+        What it is doing, for the message: ``"shape rule"``.
+    """
+    try:
+        yield
+    except Exception as error:
+        from_layer = isinstance(error, (ValueError, TypeError)) and str(error).startswith(f"{layer.where}:")
+        owner = None if from_layer or isinstance(error, KernelError) else provider(type(layer))
+        if owner is None or str(owner) in str(error):
+            raise
+        text = str(error) if isinstance(error, PluginError) else (
+            f"{layer.where}: its {rule} raised {type(error).__name__}: {error}")
+        raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins check {owner.name}") from error
+
+
+# Scanning
+
+
+def scan() -> Scan:
+    """Read the entry points of all distributions on ``sys.path``; again only when one of its folders has changed."""
+    return _scan(tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=4)
+def _scan(folders: tuple[tuple[str, int], ...]) -> Scan:
+    path = [folder for folder, _ in folders]
+    entries, faults = _entries(path)
+    plugins: dict[Plugin, None] = {}
+    for entry in entries:
+        target = f"{entry.module_name}:{entry.object_name}" if entry.object_name else entry.module_name
+        owner = entry.distro
+        found = Plugin(entry.name, owner.name.replace("_", "-"), (owner.version or "unknown").partition("-py")[0], target)
+        if not _TYPE_NAME.fullmatch(entry.name):
+            faults.append(f"{found}: the name must read vendor/Layer@version.")
+        elif entry.name.startswith("cnnext/"):
+            faults.append(f"{found}: the vendor cnnext is that of the built-in layers.")
+        elif not entry.object_name:
+            faults.append(f"{found}: the entry point must read module:Class.")
+        else:
+            plugins[found] = None
+    return Scan(tuple(plugins), tuple(faults))
+
+
+def _entries(path: list[str]) -> tuple[list[Any], list[str]]:
+    import entrypoints
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            entries = entrypoints.get_group_all(GROUP, path=path)
+        except (configparser.Error, UnicodeDecodeError, OSError):
+            return _entries_one_by_one(path)
+    if caught:
+        return _entries_one_by_one(path)
+    return entries, []
+
+
+def _entries_one_by_one(path: list[str]) -> tuple[list[Any], list[str]]:
+    """The same, file by file, where one cannot be read: ``get_group_all`` stops there, or warns without the owner."""
+    import entrypoints
+
+    entries, faults, seen = [], [], set()
+    for file in (f for folder in path for f in sorted(Path(folder or ".").glob("*.*-info/entry_points.txt"))):
+        owner = entrypoints.Distribution.from_name_version(file.parent.stem)
+        if owner.name in seen:
+            continue
+        seen.add(owner.name)
+        parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
+        try:
+            parser.read([file], encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            faults.append(f"{owner.name} {owner.version}: its entry points cannot be read: {reason}.")
+            continue
+        for name, text in parser.items(GROUP, raw=True) if parser.has_section(GROUP) else ():
+            try:
+                entries.append(entrypoints.EntryPoint.from_string(text, name, owner))
+            except entrypoints.BadEntryPoint:
+                faults.append(f"{owner.name} {owner.version}: the entry point {name} = {text} must read module:Class.")
+    return entries, faults

@@ -10,11 +10,12 @@ import numpy as np
 
 from cnnext import modelfile
 from cnnext.errors import ModelFileError, PluginError, message
-from cnnext.graph.graph import FLOAT32, Value
+from cnnext.graph.graph import FLOAT32, Shape, Value
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
+from cnnext.layers.missing import MissingLayer
 from cnnext.model import Model
-from cnnext.plugins import layer_class
+from cnnext.plugins import layer_class, provider
 
 
 def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -25,17 +26,32 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     position: dict[Value, list[Any]] = {value: ["input", i] for i, value in enumerate(graph.inputs)}
     nodes = []
     for i, node in enumerate(graph.nodes):
-        nodes.append({"layer": index[node.layer], "inputs": [position[v] for v in node.inputs]})
+        item: dict[str, Any] = {"layer": index[node.layer], "inputs": [position[v] for v in node.inputs]}
+        if not node.layer.type_name.startswith("cnnext/"):  # so that the model can be looked at without the plugin
+            item["shapes"] = [list(v.shape) for v in node.outputs]
+        nodes.append(item)
         position.update({value: [i, j] for j, value in enumerate(node.outputs)})
     document = {
         "name": model.name,
         "inputs": [{"name": v.name, "shape": list(v.shape[1:])} for v in graph.inputs],
-        "layers": [{"type": x.type_name, "name": x.name, "attributes": x.config()} for x in layers],
+        "layers": [_describe_layer(x) for x in layers],
         "nodes": nodes,
         "outputs": [position[v] for v in graph.outputs],
     }
     tensors = {f"{layer.name}/{key}": p.data for layer in layers for key, p in layer.weights.items()}
     return document, tensors
+
+
+def _describe_layer(layer: Layer) -> dict[str, Any]:
+    if not layer.type_name:
+        raise ValueError(message(layer.where, "type_name", "be set (vendor/Layer@version) for a model file to name it",
+                                 layer.type_name))
+    item: dict[str, Any] = {"type": layer.type_name, "name": layer.name, "attributes": layer.config()}
+    if isinstance(layer, MissingLayer):
+        item["plugin"] = layer.plugin
+    elif not layer.type_name.startswith("cnnext/") and (owner := provider(type(layer))) is not None:
+        item["plugin"] = {"distribution": owner.distribution, "version": owner.distribution_version}
+    return item
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
@@ -61,7 +77,12 @@ def load(source: str | os.PathLike[str] | bytes, num_threads: int | None = None)
     Raises
     ------
     ModelFileError
-        If the file is damaged, too large for the limits, or names layers that are not installed.
+        If the file is damaged, too large for the limits, or names layers that no cnnext has.
+
+    Notes
+    -----
+    A layer whose plugin is missing or broken becomes a ``MissingLayer``: the model has its summary and its weights, and
+    says what to install when it is run.
     """
     tensors, document = modelfile.load(source)
     where = "model file" if isinstance(source, bytes) else f"model file {os.fspath(source)!r}"
@@ -88,7 +109,10 @@ def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_th
 
     for item in document["nodes"]:
         layer = layers[_index(item["layer"])]
-        outputs = layer([value(r) for r in item["inputs"]])
+        sources = [value(r) for r in item["inputs"]]
+        if isinstance(layer, MissingLayer):
+            layer.record([v.shape for v in sources], _shapes(layer, item.get("shapes")))
+        outputs = layer(sources)
         made.append([outputs] if isinstance(outputs, Value) else list(outputs))
     return Model(inputs, [value(r) for r in document["outputs"]], _text(document["name"]), num_threads)
 
@@ -111,16 +135,32 @@ def _hand_out_tensors(layers: list[Layer], tensors: dict[str, np.ndarray]) -> No
 
 
 def _layer(item: Mapping[str, Any]) -> Layer:
-    cls = layer_class(_text(item["type"]))
-    attributes = {key: _from_json(v) for key, v in item["attributes"].items()}
-    return cls(name=_text(item["name"]), **attributes)
+    type_name, name = _text(item["type"]), _text(item["name"])
+    try:
+        cls = layer_class(type_name)
+    except PluginError as error:
+        if "/" not in type_name or type_name.startswith("cnnext/"):
+            raise
+        return MissingLayer(type_name, item["attributes"], item.get("plugin", {}), str(error), name)
+    attributes = {key: from_json(v) for key, v in item["attributes"].items()}
+    return cls(name=name, **attributes)
 
 
-def _from_json(value: Any) -> Any:
+def _shapes(layer: MissingLayer, shapes: Any) -> list[Shape]:
+    if not isinstance(shapes, list) or not shapes:
+        raise PluginError(layer.error_text)
+    for shape in shapes:
+        if not isinstance(shape, list) or not all(n is None or type(n) is int and 0 <= n < 2**31 for n in shape):
+            raise ModelFileError(message(layer.where, "shapes", "be lists of whole numbers or null", shapes))
+    return [tuple(shape) for shape in shapes]
+
+
+def from_json(value: Any) -> Any:
+    """An attribute's value from what ``Layer.config`` made of it."""
     if isinstance(value, dict):
-        return layer_class(_text(value["type"]))(**{k: _from_json(v) for k, v in value["attributes"].items()})
+        return layer_class(_text(value["type"]))(**{k: from_json(v) for k, v in value["attributes"].items()})
     if isinstance(value, list):
-        return tuple(_from_json(v) for v in value)
+        return tuple(from_json(v) for v in value)
     return {"inf": float("inf"), "-inf": -float("inf")}.get(value, value) if isinstance(value, str) else value
 
 

@@ -8,10 +8,12 @@ from fractions import Fraction
 from math import floor
 from typing import TYPE_CHECKING
 
+from cnnext.errors import PluginError
 from cnnext.geometry import resolve_padding, unreached
 from cnnext.graph.graph import Graph, Node, Parameter, Shape, Value
 from cnnext.graph.passes import prepare
 from cnnext.layers.layer import Layer, Window, to_channels_last
+from cnnext.layers.missing import MissingLayer
 
 if TYPE_CHECKING:
     from cnnext.model import Model
@@ -30,7 +32,7 @@ def summary(model: Model) -> str:
     rows = [["layer (type)", "output shape", "parameters", "MACs", *([] if chain else ["reads"]), "notes"]]
     counted: set[Layer] = set()
     for node, count in zip(graph.nodes, macs, strict=True):
-        cells = [f"{node.name} ({type(node.layer).__name__})", ", ".join(str(v.shape) for v in node.outputs),
+        cells = [f"{node.name} ({_type(node.layer)})", ", ".join(str(v.shape) for v in node.outputs),
                  f"{_count(node.layer.weights.values()):,}" if node.layer not in counted else "shared",
                  "?" if count is None else f"{count:,}"]
         reads = [] if chain else [", ".join(v.name for v in node.inputs)]
@@ -39,6 +41,10 @@ def summary(model: Model) -> str:
     inputs = ", ".join(f"{v.name} {v.shape}" for v in graph.inputs)
     return "\n".join([f"{model.name}: {inputs} -> {', '.join(str(v.shape) for v in graph.outputs)}",
                       *_table(rows, right=(2, 3)), _totals(model.parameters, macs)])
+
+
+def _type(layer: Layer) -> str:
+    return f"missing {layer.type_name}" if isinstance(layer, MissingLayer) else type(layer).__name__
 
 
 def _totals(parameters: Sequence[Parameter], macs: Sequence[int | None]) -> str:
@@ -69,7 +75,10 @@ def _node_macs(node: Node) -> int | None:
     inputs = [Value(v.shape, v.dtype, v.name) for v in node.inputs]
     alone.inputs = inputs
     alone.outputs = alone.apply(node.layer, *inputs, weights=node.weights)
-    return sum(part.layer.macs(part) for part in prepare(alone, [v.shape for v in inputs], training=False).nodes)
+    try:
+        return sum(part.layer.macs(part) for part in prepare(alone, [v.shape for v in inputs], training=False).nodes)
+    except PluginError:  # a layer whose plugin is missing
+        return None
 
 
 def _is_chain(graph: Graph) -> bool:

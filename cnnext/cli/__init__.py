@@ -16,6 +16,7 @@ from cnnext.errors import CnnextError
 COMMANDS = {
     "demo": "train LeNet-5 on handwritten digits, save it, load it, run it",
     "info": "show this installation, or a model file",
+    "plugins": "list, check and write layer plugins",
     "run": "run a model file on an array or a picture",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value, constant
+from cnnext.plugins import contained
 
 
 def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
@@ -38,7 +39,8 @@ def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
         diff_dst = [_total(graph, diffs, v) for v in node.outputs]
         if node not in needed or all(d is None for d in diff_dst):
             continue
-        gradients = node.layer.gradient(graph, node, *diff_dst)
+        with contained(node.layer, "gradient rule"):
+            gradients = node.layer.gradient(graph, node, *diff_dst)
         targets = [*zip(node.inputs, gradients.inputs, strict=True)]
         targets += [(node.weights[key], diff) for key, diff in (gradients.weights or {}).items()]
         for value, partial in targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from functools import cache
 from importlib import import_module
@@ -9,6 +10,8 @@ from typing import Any
 
 from cnnext.errors import unknown
 from cnnext.kernel_list import KERNELS
+
+KERNEL_CAPSULE = "cnnext.kernel.v1"
 
 _MODULE_OF = {kernel: module for module, kernels in KERNELS.items() for kernel in kernels}
 
@@ -20,6 +23,12 @@ def kernel(name: str) -> tuple[Any, tuple[tuple[str, str], ...]]:
         raise KeyError(unknown("kernel", name, _MODULE_OF))
     module = import_module(f"cnnext._native.{_MODULE_OF[name]}")
     return module.KERNELS[name], tuple(module.PARAMS[name])
+
+
+def is_kernel(entry: Any) -> bool:
+    """Whether a plugin's kernel is a capsule of the name that the native contract gives it."""
+    return type(entry).__name__ == "PyCapsule" and bool(
+        ctypes.pythonapi.PyCapsule_IsValid(ctypes.py_object(entry), KERNEL_CAPSULE.encode()))
 
 
 def pack_params(name: str, fields: tuple[tuple[str, str], ...], given: dict[str, Any]) -> bytes:

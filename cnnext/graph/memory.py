@@ -293,6 +293,23 @@ def harmed(memory: np.ndarray, spans: Iterable[tuple[int, int]]) -> bool:
     return bool((memory[outside] != GUARD).any())
 
 
+def guarded_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array of NaN bytes with guard zones of NaN bytes before and after it."""
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = aligned_bytes(n_bytes + 2 * GUARD_BYTES)
+    memory[...] = GUARD
+    return memory[GUARD_BYTES : GUARD_BYTES + n_bytes].view(dtype).reshape(tuple(shape))
+
+
+def zones_harmed(array: np.ndarray) -> bool:
+    """Whether the zones around an array of ``guarded_empty`` were written."""
+    memory = array.base
+    assert memory is not None
+    inside = array.ctypes.data - memory.ctypes.data
+    return harmed(memory[inside - GUARD_BYTES : inside + array.nbytes + GUARD_BYTES],
+                  [(GUARD_BYTES, GUARD_BYTES + array.nbytes)])
+
+
 def aligned_bytes(n_bytes: int) -> np.ndarray:
     """Uninitialised memory on a cache-line boundary."""
     raw = np.empty(n_bytes + ALIGN_BYTES, np.uint8)

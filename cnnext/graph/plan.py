@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cnnext._native import executor
-from cnnext.errors import KernelError
+from cnnext.errors import KernelError, PluginError
 from cnnext.graph.graph import FLOAT32, INT64, Epilogue, Graph, Node, Parameter, Value
-from cnnext.graph.kernels import kernel, pack_params
+from cnnext.graph.kernels import KERNEL_CAPSULE, is_kernel, kernel, pack_params
 from cnnext.graph.memory import (
     GUARD,
     GUARD_BYTES,
@@ -20,12 +20,15 @@ from cnnext.graph.memory import (
     Storage,
     View,
     aligned_bytes,
+    guarded_empty,
     harmed,
     lifetimes,
     plan_arena,
     plan_guarded_arena,
     reuse_in_place,
+    zones_harmed,
 )
+from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
 
 DTYPE_CODES = {FLOAT32: 0, INT64: 1}
@@ -51,6 +54,12 @@ class Step:
     macs: int
     why: str
     elementwise: bool
+    provider: str = ""
+
+    @property
+    def title(self) -> str:
+        """How errors call the step: node, kernel, and the plugin that it comes from."""
+        return f"{self.name} ({self.kernel}{self.provider})"
 
     @property
     def moved_bytes(self) -> int:
@@ -85,6 +94,7 @@ class PlanBuilder:
         self._layout = Layout(graph)
         self._constants: dict[tuple[Any, ...], View] = {}
         self._node_name = ""
+        self._provider = ""
         self._readers: dict[Value, list[Node]] = graph.consumers()
 
     def view(self, value: Value) -> View:
@@ -135,9 +145,12 @@ class PlanBuilder:
             entry, fields = kernel(name)
         elif isinstance(entry, tuple):
             entry, fields = entry
+            if not is_kernel(entry):
+                raise PluginError(f"{self._node_name}: kernel {name!r} must be a capsule {KERNEL_CAPSULE!r}. "
+                                  f"Received {entry!r}.")
         packed = pack_params(name, tuple(fields), params or {})
         step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why,
-                    elementwise)
+                    elementwise, self._provider)
         if tiles <= 0 or all(v.size == 0 for v in dst):
             return
         if self._is_constant(step):
@@ -173,7 +186,11 @@ class PlanBuilder:
         """Lower all nodes in order."""
         for node in self._graph.nodes:
             self._node_name = node.name
-            node.layer.lower(self, node)
+            owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
+            self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+            with contained(node.layer, "lowering rule"):
+                node.layer.lower(self, node)
+        self._provider = ""
 
 
 class Plan:
@@ -258,7 +275,7 @@ class Plan:
     def program(self, steps: Sequence[Step]) -> Any:
         """Steps as an executor's program, with all that is fixed bound."""
         program = executor.Program(
-            [(f"{s.name} ({s.kernel})", s.entry, [_describe(v) for v in s.src], [_describe(v) for v in s.dst],
+            [(s.title, s.entry, [_describe(v) for v in s.src], [_describe(v) for v in s.dst],
               s.params, s.tiles) for s in steps],
             self._n_slots, self.level, max((s.scratch_bytes for s in steps), default=0), array_at,
         )
@@ -294,15 +311,25 @@ class Plan:
             C-contiguous arrays to write into; new ones by default.
         """
         self.prepare()
+        guarded = self.guard and outputs is None
         if outputs is None:
-            outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
+            new = guarded_empty if guarded else np.empty
+            outputs = [new(v.shape, v.storage.dtype) for v in self.outputs]
         context = self._take_context()
         try:
             context.run(inputs, outputs, n_threads if self.parallel else 1)
         finally:
             with self._lock:
                 self._idle.append(context)
+        if guarded:
+            self._check_output_guards(outputs)
         return list(outputs)
+
+    def _check_output_guards(self, outputs: Sequence[np.ndarray]) -> None:
+        for value, view, array in zip(self.graph.outputs, self.outputs, outputs, strict=True):
+            if zones_harmed(array):
+                writers = [s.title for s in self.steps if any(v.storage is view.storage for v in s.dst)]
+                raise KernelError(f"a kernel wrote outside the output {value.name}, the result of {', '.join(writers)}.")
 
     def _take_context(self) -> _Context:
         with self._lock:
@@ -328,6 +355,7 @@ class _Context:
     def __init__(self, plan: Plan):
         self.arena = aligned_bytes(plan.arena_bytes)
         self.guarded = [s for s in plan._storages if s.kind == "arena"] if plan.guard else []
+        self.steps = plan.steps
         self.program = plan.program(plan.steps)
         self.program.bind(0, self.arena, True)
         self.inputs = [(v.storage.slot, v.shape) for v in plan.inputs]
@@ -358,7 +386,9 @@ class _Context:
             zones = self.arena[storage.offset_bytes - GUARD_BYTES : storage.offset_bytes + storage.n_bytes + GUARD_BYTES]
             inside = (GUARD_BYTES, GUARD_BYTES + storage.n_bytes)
             if harmed(zones, [inside]):
-                raise KernelError(f"a kernel wrote outside a value of {storage.size} elements.")
+                writers = [s.title for s in self.steps if any(v.storage is storage for v in s.dst)]
+                raise KernelError(f"a kernel wrote outside a value of {storage.size} elements, the result of "
+                                  f"{', '.join(writers)}.")
 
 
 def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:

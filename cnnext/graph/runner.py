@@ -43,8 +43,9 @@ class Runner:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        plan = Plan(optimize(prepare(self.graph, key, training=False)), default_level())
-        if os.environ.get("CNNEXT_VERBOSE", "0") not in ("", "0"):
+        guard = _switched_on("CNNEXT_GUARD")
+        plan = Plan(optimize(prepare(self.graph, key, training=False)), default_level(), guard)
+        if _switched_on("CNNEXT_VERBOSE"):
             print(plan.explain(), file=sys.stderr)
         with self._lock:
             self._plans[key] = plan
@@ -67,6 +68,10 @@ class Runner:
         """Drop all plans and give their memory back."""
         with self._lock:
             self._plans.clear()
+
+
+def _switched_on(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
 
 
 def check_input(value: Value, array: np.ndarray) -> np.ndarray:

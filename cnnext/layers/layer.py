@@ -17,11 +17,12 @@ import inspect
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Shape, Value
 from cnnext.layers.attributes import REQUIRED, Attribute
 
@@ -185,9 +186,11 @@ class Layer:
 
     def build(self, *shapes: Shape) -> None:
         """Create the parameters, once; later calls check that the new shapes want the same ones."""
+        from cnnext.plugins import contained
         from cnnext.training.initializers import initialize
 
-        specs = self.parameters(*self._channels_last(shapes))
+        with contained(self, "parameters"):
+            specs = self.parameters(*self._channels_last(shapes))
         if self._built_for is not None:
             for key, spec in specs.items():
                 if self.weights[key].data.shape != spec.shape:
@@ -229,13 +232,21 @@ class Layer:
         if self.n_inputs is not None and len(shapes) != self.n_inputs or not shapes:
             wanted = "one value or more" if self.n_inputs is None else f"{self.n_inputs} value(s)"
             raise self.error("inputs", f"be {wanted}", len(shapes))
-        shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
+        from cnnext.plugins import contained
+
+        with contained(self, "shape rule"):
+            shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
+            if not all(n is None or isinstance(n, Integral) and n >= 0 for shape in shapes_out for n in shape):
+                raise PluginError(message(self.where, "output_shape", "return extents: whole numbers or None",
+                                          shapes_out))
         if self.data_format == "channels_first":
             return [to_channels_first(s) for s in shapes_out]
         return shapes_out
 
     def _channels_last(self, shapes: Sequence[Shape]) -> list[Shape]:
         if self.data_format == "channels_first":
+            if any(len(s) < 2 for s in shapes):
+                raise self.error("src", "have rank 2 at least, (N, C, ...)", shapes[0], *shapes)
             return [to_channels_last(s) for s in shapes]
         return list(shapes)
 

@@ -18,6 +18,7 @@ import numpy as np
 from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.layer import Gradients, Layer
+from cnnext.plugins import contained
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder
@@ -37,7 +38,8 @@ def lower_forward(layer: Layer, b: PlanBuilder, node: Node) -> None:
 
     def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
         ctx = SimpleNamespace(training=training, weights=dict(zip(keys, src[n_inputs:], strict=True)), diff_weights={})
-        _store(layer, "forward", layer.forward(ctx, *src[:n_inputs]), dst)
+        with contained(layer, "forward"):
+            _store(layer, "forward", layer.forward(ctx, *src[:n_inputs]), dst)
         if kept is not None:
             kept.ctx = ctx
 
@@ -90,13 +92,14 @@ class NumpyBackward(Layer):
 
         def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
             ctx = kept.ctx
-            diffs = layer.backward(ctx, *src[len(src) - n_diffs :])
-            _store(layer, "backward", diffs, dst[:n_inputs])
-            missing = [key for key in keys if key not in ctx.diff_weights]
-            if missing:
-                raise PluginError(message(layer.where, "backward", f"set ctx.diff_weights for {missing}",
-                                          list(ctx.diff_weights)))
-            _store(layer, "backward", [ctx.diff_weights[key] for key in keys], dst[n_inputs:])
+            with contained(layer, "backward"):
+                diffs = layer.backward(ctx, *src[len(src) - n_diffs :])
+                _store(layer, "backward", diffs, dst[:n_inputs])
+                missing = [key for key in keys if key not in ctx.diff_weights]
+                if missing:
+                    raise PluginError(message(layer.where, "backward", f"set ctx.diff_weights for {missing}",
+                                              list(ctx.diff_weights)))
+                _store(layer, "backward", [ctx.diff_weights[key] for key in keys], dst[n_inputs:])
 
         b.step(f"{type(layer).__name__}.backward", [b.view(v) for v in node.inputs], [b.view(v) for v in node.outputs],
                why="NumPy layer", entry=call)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.layer import Layer
+from cnnext.plugins import contained
 
 
 def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool) -> Graph:
@@ -25,7 +27,9 @@ def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value
         inputs = [_permute(g, v, first=False) for v in inputs]
     inner = _channels_last_twin(layer)
     first = len(g.nodes)
-    composed = inner.compose(g, *inputs, weights=weights)
+    with contained(inner, "compose rule"):
+        composed = inner.compose(g, *inputs, weights=weights)
+        _check_composed(inner, inputs, composed)
     if composed is None:
         outputs = g.apply(inner, *inputs, weights=weights, name=name)
     else:
@@ -40,6 +44,16 @@ def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value
     if layer.data_format == "channels_first":
         outputs = [_permute(g, v, first=True) for v in outputs]
     return outputs
+
+
+def _check_composed(layer: Layer, inputs: list[Value], composed: Value | Sequence[Value] | None) -> None:
+    if composed is None or not layer.type_name or layer.type_name.startswith("cnnext/"):
+        return
+    made = [v.shape for v in ([composed] if isinstance(composed, Value) else composed)]
+    wanted = layer.infer_shapes(*(v.shape for v in inputs))
+    if made != wanted:
+        raise PluginError(message(layer.where, "compose", f"return values of the shapes {wanted} that the shape rule says",
+                                  made))
 
 
 def _channels_last_twin(layer: Layer) -> Layer:

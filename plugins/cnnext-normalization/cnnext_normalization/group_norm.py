@@ -1,0 +1,107 @@
+"""Group and instance normalization."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cnnext.graph.graph import Graph, Shape, Value
+from cnnext.layers.attributes import boolean, data_format, integer, number
+from cnnext.layers.layer import Layer, ParameterSpec
+from cnnext_normalization._channels import ChannelNormalize, ChannelStatistics, gamma_and_beta
+from cnnext_normalization._lowering import known_channels, scale_and_center
+
+
+class SampleNorm(Layer):
+    """What normalization by statistics of each sample has in common."""
+
+    rank: ClassVar[int] = 2
+    epsilon: float
+    center: bool
+    scale: bool
+
+    def group_size(self, shape: Shape) -> int:
+        """Channels that share their statistics."""
+        raise NotImplementedError
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        return scale_and_center(known_channels(self, shapes[0], self.rank), self.scale, self.center)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        self.group_size(shapes[0])
+        return shapes[0]
+
+    def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value:
+        group = self.group_size(x[0].shape)
+        stats = g.apply1(ChannelStatistics(self.epsilon, True, group, self.name), *x)
+        both = gamma_and_beta(weights, known_channels(self, x[0].shape, self.rank))
+        return g.apply1(ChannelNormalize(True, group, self.name), *x, stats, weights=both)
+
+
+class GroupNorm(SampleNorm):
+    """``(x - mean) / sqrt(variance + epsilon) * gamma + beta``, over the pixels and a group of channels of each sample.
+
+    Parameters
+    ----------
+    groups : int
+        Divides the channels; group g holds C/groups neighbouring ones.
+    epsilon : float
+        Greater than 0.
+    center, scale : bool
+        Learn beta, gamma.
+    data_format : "channels_last" or "channels_first"
+
+    Weights
+    -------
+    gamma (C,), beta (C,)
+
+    References
+    ----------
+    Y. Wu, K. He, "Group normalization", 2018.
+    """
+
+    type_name = "normalization/GroupNorm@1"
+
+    groups: int = integer(32, minimum=1)
+    epsilon: float = number(1e-3, above=0)
+    center: bool = boolean(True)
+    scale: bool = boolean(True)
+    data_format: str = data_format()
+
+    def group_size(self, shape: Shape) -> int:
+        channels = known_channels(self, shape, self.rank)
+        if channels % self.groups:
+            raise self.error("groups", "divide the channels of the source", self.groups, shape)
+        return channels // self.groups
+
+
+class InstanceNorm(SampleNorm):
+    """``(x - mean) / sqrt(variance + epsilon) * gamma + beta``, over the pixels of each channel of each sample.
+
+    Parameters
+    ----------
+    epsilon : float
+        Greater than 0.
+    center, scale : bool
+        Learn beta, gamma.
+    data_format : "channels_last" or "channels_first"
+
+    Weights
+    -------
+    gamma (C,), beta (C,)
+
+    References
+    ----------
+    D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance normalization: the missing ingredient for fast stylization", 2016.
+    """
+
+    type_name = "normalization/InstanceNorm@1"
+    rank = 3
+
+    epsilon: float = number(1e-3, above=0)
+    center: bool = boolean(True)
+    scale: bool = boolean(True)
+    data_format: str = data_format()
+
+    def group_size(self, shape: Shape) -> int:
+        known_channels(self, shape, self.rank)
+        return 1

@@ -1,0 +1,29 @@
+"""What docs/write-a-plugin.md shows is executed, and the checks that it lists are those that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnnext.testing import CHECKS, check_layer
+
+PAGE = Path(__file__).parent.parent / "docs" / "write-a-plugin.md"
+
+pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="not in a source tree")
+
+
+def test_the_programs_of_the_guide(capsys):
+    names: dict = {"__name__": "guide"}
+    programs = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(programs) == 5
+    for program in programs:
+        exec(program, names)
+    assert "13 of 13 checks" in capsys.readouterr().out
+    assert check_layer(names["ComposedGain"](3.0), [(2, 3, 4)], reference=lambda x, gain: 3 * gain * x).ok
+
+
+def test_the_table_lists_all_checks():
+    rows = re.findall(r"^\| ([a-z ,]+) \| (?!what)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for row in rows for name in row.split(", ")] == list(CHECKS)
