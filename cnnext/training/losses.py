@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, prod
@@ -26,7 +27,7 @@ SMALLEST_PROBABILITY = 1e-7
 REARRANGING = ("cnnext/Flatten@1", "cnnext/Reshape@1", "cnnext/Permute@1")
 
 
-class Loss:
+class Loss(ABC):
     """Base class of the losses.
 
     Attributes
@@ -37,14 +38,15 @@ class Loss:
 
     target_dtype: ClassVar[np.dtype] = FLOAT32
 
+    @abstractmethod
     def target_shape(self, prediction: Shape) -> Shape:
         """Shape of the targets of predictions of this shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         """Append the loss of a batch to a graph: its mean over all positions, shape (1,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_targets(self, where: str, targets: np.ndarray, prediction: Shape, argument: str = "y") -> np.ndarray:
         """Check a whole data set's targets and return them in the shape that the loss takes, the dtype untouched.
 
@@ -55,7 +57,6 @@ class Loss:
         ValueError
             If the shape does not match or a target is out of range; the first bad one is named.
         """
-        raise NotImplementedError
 
 
 class SparseCategoricalCrossentropy(Loss):

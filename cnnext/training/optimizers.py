@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base class of the optimizers.
 
     Parameters
@@ -66,9 +67,9 @@ class Optimizer:
         """The numbers of the coming step: float32, shape (n_hyper,)."""
         return np.array([self.learning_rate], np.float32)
 
+    @abstractmethod
     def update_layer(self, name: str) -> Layer:
         """The operator that updates a parameter of this name."""
-        raise NotImplementedError
 
     def append(self, g: Graph, weights: Value, diff_weights: Value, hyper: Value) -> None:
         """Append the update of a parameter to a graph, among the nodes that are kept for their effect."""

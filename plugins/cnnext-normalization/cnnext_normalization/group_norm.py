@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from cnnext.graph.graph import Graph, Shape, Value
@@ -11,7 +12,7 @@ from cnnext_normalization._channels import ChannelNormalize, ChannelStatistics, 
 from cnnext_normalization._lowering import known_channels, scale_and_center
 
 
-class SampleNorm(Layer):
+class SampleNorm(Layer, ABC):
     """What normalization by statistics of each sample has in common."""
 
     rank: ClassVar[int] = 2
@@ -19,9 +20,9 @@ class SampleNorm(Layer):
     center: bool
     scale: bool
 
+    @abstractmethod
     def group_size(self, shape: Shape) -> int:
         """Channels that share their statistics."""
-        raise NotImplementedError
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         return scale_and_center(known_channels(self, shapes[0], self.rank), self.scale, self.center)
