@@ -195,8 +195,7 @@ def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     if not isinstance(optimizer, str):
-        raise TypeError(f"compile: `optimizer` must be a name or an optimizer object. "
-                        f"Received {type(optimizer).__name__}.")
+        raise TypeError(message("compile", "optimizer", "be a name or an optimizer object", optimizer))
     if optimizer.lower() not in OPTIMIZERS:
         raise ValueError("compile: " + unknown("optimizer", optimizer, OPTIMIZERS))
     return OPTIMIZERS[optimizer.lower()]()

@@ -82,8 +82,8 @@ def test_cross_entropy(positions, classes, from_logits, gap, n_threads, seed):
         # the logarithm of a sum of exponentials is exact to an ulp of the scores, not of a result near 0
         assert abs(result[0] - loss) <= 1e-5 * abs(loss) + 1e-6 * np.abs(scores).max()
         if classes > 1:
-            # softmax - 1 is exact to an ulp of 1, whatever is left of it
-            check_close(result[1], diff, 1e-7 * 0.5 / labels.size)
+            # softmax - 1, whatever is left of it, has the rounding of exp, sum and quotient near 1: 2.5 ulp of 1.2e-7
+            check_close(result[1], diff, 3e-7 * 0.5 / labels.size)
         again = run_loss(SparseCategoricalCrossentropy(from_logits), scores, labels, level, n_threads, gap, 0.5)
         assert np.array_equal(result[0], again[0])
         assert np.array_equal(result[1], again[1])
