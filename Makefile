@@ -15,7 +15,7 @@ NATIVE_SOURCES := setup.py cnnext/build.py cnnext/kernel_list.py $(wildcard cnne
 help:
 	@echo "make demo        train LeNet-5 on real digits, save, reload, run it"
 	@echo "make test        the quick tests"
-	@echo "make test-all    every test, the slow ones too"
+	@echo "make test-all    every test, the slow ones too, on newly drawn cases"
 	@echo "make bench       the benchmarks"
 	@echo "make lint        ruff, cython-lint, mypy, and a Cython build without performance hints"
 	@echo "make wheel       a source archive and a wheel, in dist/"
@@ -29,7 +29,7 @@ test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
 	$(PY) -m pytest -q -m "not slow" tests plugins
 
 test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
-	$(PY) -m pytest -q tests plugins
+	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q tests plugins
 
 bench: $(VENV)/stamp-native $(VENV)/stamp-test
 	$(PY) -m benchmarks

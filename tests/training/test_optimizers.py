@@ -151,6 +151,6 @@ def test_optimizers_by_name():
     assert isinstance(get_optimizer("SGD"), SGD)
     mine = SGD()
     assert get_optimizer(mine) is mine
-    with pytest.raises(TypeError, match=r"`optimizer` must be a name or an optimizer object. Received optimizer=<class .*SGD"):
+    with pytest.raises(TypeError, match=r"must be a name or an optimizer object. Received optimizer=<class .*SGD"):
         get_optimizer(SGD)
     assert repr(SGD(0.5, momentum=0.25)) == "SGD(learning_rate=0.5, momentum=0.25, nesterov=False, weight_decay=0.0)"
