@@ -37,7 +37,7 @@ static inline void cnx_wait_for(const int64_t *counter, int64_t number)
     }
 }
 
-/* Keeps the smallest step that failed, so that all workers agree after the same barrier. */
+/* Keeps the smallest step that failed, so that all workers leave after the same one. */
 static inline void cnx_lower(int64_t *slot, int64_t value)
 {
     int64_t seen = __atomic_load_n(slot, __ATOMIC_RELAXED);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -95,7 +95,6 @@ class PlanBuilder:
         self._constants: dict[tuple[Any, ...], View] = {}
         self._node_name = ""
         self._provider = ""
-        self._readers: dict[Value, list[Node]] = graph.consumers()
 
     def view(self, value: Value) -> View:
         """Where a value lies."""
@@ -177,10 +176,6 @@ class PlanBuilder:
         return bool(step.src) and all(map(fixed, step.src)) and all(
             v.storage.kind in ("arena", "prologue") and not v.storage.shared for v in step.dst
         )
-
-    def shares_memory(self, a: Value, b: Value) -> bool:
-        """Whether two values lie in the same storage."""
-        return self.view(a).storage is self.view(b).storage
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""
@@ -358,11 +353,11 @@ class _Context:
         self.steps = plan.steps
         self.program = plan.program(plan.steps)
         self.program.bind(0, self.arena, True)
-        self.inputs = [(v.storage.slot, v.shape) for v in plan.inputs]
+        self.inputs = [v.storage.slot for v in plan.inputs]
         self.outputs = [v.storage.slot for v in plan.outputs]
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], n_threads: int) -> None:
-        for (slot, _), array in zip(self.inputs, inputs, strict=True):
+        for slot, array in zip(self.inputs, inputs, strict=True):
             self.program.bind(slot, array)
         for slot, array in zip(self.outputs, outputs, strict=True):
             self.program.bind(slot, array, True)
@@ -372,7 +367,7 @@ class _Context:
         self.program.run(n_threads)
         if self.guarded:
             self.check_guards()
-        for slot, _ in self.inputs:
+        for slot in self.inputs:
             self.program.unbind(slot)
         for slot in self.outputs:
             self.program.unbind(slot)
@@ -408,6 +403,3 @@ def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...],
 def no_epilogue(node: Node) -> Epilogue:
     """The node's epilogue, or one that does nothing."""
     return node.epilogue or Epilogue()
-
-
-StepFunction = Callable[[list[np.ndarray], list[np.ndarray]], None]

@@ -147,7 +147,7 @@ def _lower_taps(b: PlanBuilder, src: View, weights: View, bias: View | None, dst
     packed, packed_bias = _pack(b, weights, bias, taps, groups, k, oc, nv, panels, backward)
     if [t[:2] for t in taps] == [(0, 0)] and strides == (1, 1) and src.shape[:3] == dst.shape[:3]:
         src, dst, add = _flatten_pixels(src, dst, add)
-    tile = _Tile.choose(b, src, dst, taps, strides, k, groups * panels, nv, add is not None)
+    tile = _Tile.choose(b, src, dst, taps, strides, k, groups * panels, nv)
     post, constants = epilogue.post if epilogue.post is not None else (None, ())
     p0, p1 = (*constants, 0.0, 0.0)[:2]
     params = dict(
@@ -254,8 +254,8 @@ class _Tile:
     copy_row: int
 
     @staticmethod
-    def choose(b: PlanBuilder, src: View, dst: View, taps: Sequence[Tap], strides: Pair, k: int, n_panels: int, nv: int,
-               has_add: bool) -> _Tile:
+    def choose(b: PlanBuilder, src: View, dst: View, taps: Sequence[Tap], strides: Pair, k: int, n_panels: int,
+               nv: int) -> _Tile:
         width = nv * b.vl
         depth = max(len(taps) * k, 1)
         window = _SourceWindow.choose(src, dst.shape, taps, strides, k)

@@ -35,7 +35,6 @@ class Join(Layer):
 
     n_inputs: ClassVar[int | None] = None
     op: ClassVar[str] = ""
-    scale_by_count: ClassVar[bool] = False
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) < 2:

@@ -12,7 +12,7 @@ Design
     never sees a border. The copy also frees the tile from power-of-two strides.
     Segments: where a window's row is contiguous (dilation 1, dense pixels) its KW * IC values are one segment of K; a
     3-channel first layer therefore needs no im2col.
-    K is cut so that a panel's block stays in L1 while the rows of the tile pass over it; in between, the sums wait in dst.
+    K is cut so that a panel's block stays in L2 while the rows of the tile pass over it; in between, the sums wait in dst.
     Backward-weights is the same walk with the product turned: rows of C are (tap, ic), K is the pixels of a block. The
     blocks of all images are dealt to a number of shards that the shapes fix; their sums are added in shard order.
 """
