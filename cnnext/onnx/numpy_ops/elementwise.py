@@ -87,16 +87,19 @@ def _pow(op: Operator, a: Array, b: Array) -> Array:
 
 
 def _shift(op: Operator, a: Array, b: Array) -> Array:
-    width = np.asarray(a.dtype.itemsize * 8, b.dtype)
-    shift = np.left_shift if op.attributes.get("direction") == "LEFT" else np.right_shift
-    return np.where(b < width, shift(a, np.minimum(b, width - 1)), 0).astype(a.dtype)
+    width = a.dtype.itemsize * 8  # C leaves a shift by the width open; here all bits leave, and signs stay
+    near = np.minimum(b, np.asarray(width - 1, b.dtype))
+    if op.attributes.get("direction") == "LEFT":
+        return np.where(b < width, np.left_shift(a, near), 0).astype(a.dtype)
+    y = np.right_shift(a, near)
+    return y if a.dtype.kind == "i" else np.where(b < width, y, 0).astype(a.dtype)
 
 
 def _variadic(ufunc: Any) -> Function:
     def compute(op: Operator, *xs: Array) -> Array:
         if any(x.dtype != xs[0].dtype for x in xs):
             raise TypeError(message(op.title, "inputs", "have one dtype", [x.dtype for x in xs]))
-        return reduce(ufunc, xs) if len(xs) > 1 else xs[0].copy()
+        return reduce(ufunc, xs) if len(xs) > 1 else xs[0]
     return compute
 
 
@@ -182,7 +185,7 @@ def _clip(op: Operator, x: Array, low: Array | None = None, high: Array | None =
     most: Any = op.attributes.get("max") if op.version < 11 else high
     y = x if least is None else np.maximum(x, np.asarray(least, x.dtype))
     y = y if most is None else np.minimum(y, np.asarray(most, x.dtype))
-    return y.copy() if y is x else y
+    return y
 
 
 def _is_inf(op: Operator, x: Array) -> Array:
@@ -202,7 +205,7 @@ def _dropout(op: Operator, x: Array, ratio: Array | None = None, training_mode: 
     if training_mode is not None and bool(training_mode) and (ratio is None or float(ratio) != 0):
         return NotImplemented
     mask = np.ones(x.shape, bool if op.version >= 10 else x.dtype)
-    return x.copy(), mask
+    return x, mask
 
 
 def _dropout_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
@@ -251,7 +254,7 @@ _UNARY: dict[str, Any] = {
     "Abs": np.abs, "Neg": np.negative, "Exp": np.exp, "Log": np.log, "Sqrt": np.sqrt, "Floor": np.floor, "Ceil": np.ceil,
     "Round": np.rint, "Sign": np.sign, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos,
     "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh, "Asinh": np.arcsinh, "Acosh": np.arccosh, "Atanh": np.arctanh,
-    "Tanh": np.tanh, "BitwiseNot": np.bitwise_not, "Identity": np.copy, "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Tanh": np.tanh, "BitwiseNot": np.bitwise_not, "Identity": lambda x: x, "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
     "Reciprocal": lambda x: (1 / x).astype(x.dtype, copy=False),
 }
 _WIDE: dict[str, Any] = {
