@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from cnnext.errors import message
 from cnnext.onnx.numpy_ops.common import (
@@ -228,17 +228,30 @@ _TYPE_NAMES: dict[Any, int] = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "
                                "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13}
 
 
-def _cast(op: Operator, x: Array) -> Any:
-    to = target_dtype(op)
-    return x.astype(to) if to in _PLAIN and x.dtype in _PLAIN or to == x.dtype else NotImplemented
+def convert(op: Operator, x: Array, to: np.dtype) -> Array:
+    """Cast as the operator's attributes say: float8 saturates unless told otherwise."""
+    if to == x.dtype or to in _PLAIN and x.dtype in _PLAIN:
+        return x.astype(to)
+    if to == object:
+        return x.astype(np.str_).astype(object)
+    if to.name == "float8_e8m0fnu":
+        wide, saturate = x.astype(np.float32), bool(op.attributes.get("saturate", 1))
+        return numpy_helper.to_float8e8m0(wide, saturate, op.attributes.get("round_mode", "up")).astype(to)
+    if to.name.startswith("float8") and op.attributes.get("saturate", 1):
+        return numpy_helper.saturate_cast(x, to)
+    return x.astype(to)
+
+
+def _cast(op: Operator, x: Array) -> Array:
+    return convert(op, x, target_dtype(op))
 
 
 def _cast_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
     return [(target_dtype(op), typed(types, 0)[1])]
 
 
-def _cast_like(op: Operator, x: Array, like: Array) -> Any:
-    return x.astype(like.dtype) if like.dtype in _PLAIN and x.dtype in _PLAIN or like.dtype == x.dtype else NotImplemented
+def _cast_like(op: Operator, x: Array, like: Array) -> Array:
+    return convert(op, x, like.dtype)
 
 
 def _cast_like_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:

@@ -71,20 +71,22 @@ def _prod(x: Array, axes: Axes, keep: bool) -> Array:
     return np.multiply.reduce(x, axes, dtype=x.dtype, keepdims=keep)
 
 
-def _lowest(dtype: np.dtype) -> Any:
+def lowest(dtype: np.dtype) -> Any:
+    """Give the neutral element of a maximum."""
     return False if dtype == bool else np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
-def _highest(dtype: np.dtype) -> Any:
+def highest(dtype: np.dtype) -> Any:
+    """Give the neutral element of a minimum."""
     return True if dtype == bool else np.iinfo(dtype).max if dtype.kind in "iu" else np.inf
 
 
 def _max(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.maximum.reduce(x, axes, keepdims=keep, initial=_lowest(x.dtype))
+    return np.maximum.reduce(x, axes, keepdims=keep, initial=lowest(x.dtype))
 
 
 def _min(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.minimum.reduce(x, axes, keepdims=keep, initial=_highest(x.dtype))
+    return np.minimum.reduce(x, axes, keepdims=keep, initial=highest(x.dtype))
 
 
 def _l2(x: Array, axes: Axes, keep: bool) -> Array:
