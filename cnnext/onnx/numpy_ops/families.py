@@ -10,6 +10,8 @@ from cnnext.onnx.numpy_ops import (
     linear,
     normalization,
     pooling,
+    quantize,
+    recurrent,
     reduce,
     resize,
     sampling,
@@ -17,7 +19,8 @@ from cnnext.onnx.numpy_ops import (
 )
 from cnnext.onnx.numpy_ops.common import Function, Rule
 
-_FAMILIES = (elementwise, shape, indexing, reduce, pooling, convolution, linear, normalization, resize, sampling, detection)
+_FAMILIES = (elementwise, shape, indexing, reduce, pooling, convolution, linear, normalization, resize, sampling, detection,
+             quantize, recurrent)
 
 OPERATORS: dict[str, Function] = {name: function for family in _FAMILIES for name, function in family.OPERATORS.items()}
 RULES: dict[str, Rule] = {name: rule for family in _FAMILIES for name, rule in family.RULES.items()}
