@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor, prod
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,8 @@ def _by_scales(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], scal
     return result
 
 
-def _by_sizes(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], sizes: list[int], roi: list[float]) -> list[_Axis]:
+def _by_sizes(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], sizes: list[int],
+              roi: list[float]) -> list[_Axis]:
     if len(sizes) != len(axes) or min(sizes, default=0) < 0 or any(shape[axis] == 0 for axis in axes):
         raise refuse(op, "sizes", f"be {len(axes)} extents, of axes that are not empty", sizes, f"source shape {shape}")
     ratios = [n / shape[axis] for n, axis in zip(sizes, axes, strict=True)]
@@ -185,7 +186,7 @@ def _plan(op: Operator, types: Types, contents: Contents) -> list[_Axis] | None:
         if region is not None:  # the shape does not depend on it
             roi = [float(v) for v in region.tolist()]
     scales_at = 2 if new else 1
-    if given(types, scales_at) and prod(typed(types, scales_at)[1]):
+    if given(types, scales_at) and 0 not in typed(types, scales_at)[1]:
         scales = content(contents, scales_at)
         return None if scales is None else _by_scales(op, shape, axes, [float(s) for s in scales.ravel().tolist()], roi)
     if not given(types, 3):

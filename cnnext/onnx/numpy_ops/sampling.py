@@ -137,7 +137,8 @@ def _deform_shapes(op: Operator, x: tuple[int, ...], w: tuple[int, ...], offset:
     return counts[0], counts[1]
 
 
-def _deform_conv(op: Operator, x: Array, w: Array, offset: Array, b: Array | None = None, mask: Array | None = None) -> Array:
+def _deform_conv(op: Operator, x: Array, w: Array, offset: Array, b: Array | None = None,
+                 mask: Array | None = None) -> Array:
     counts = _deform_shapes(op, x.shape, w.shape, offset.shape)
     wide, og, group = wide_dtype(x.dtype), op.attributes.get("offset_group", 1), op.attributes.get("group", 1)
     wins = windows(op, x.shape[2:], w.shape[2:])
