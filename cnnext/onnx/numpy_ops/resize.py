@@ -48,17 +48,17 @@ class _Axis:
 
 
 def _coordinates(op: Operator, a: _Axis) -> Array:
-    """Where each element of the destination lies in the source."""
+    """Where each element of the destination lies in the source; products come first, so that halves are exact."""
     x = np.arange(a.target, dtype=np.float64)
     mode = op.attributes.get("coordinate_transformation_mode", "half_pixel" if op.version >= 11 else "asymmetric")
     if mode == "asymmetric":
         return x / a.scale
     if mode == "align_corners":
-        return x * ((a.size - 1) / (a.width - 1)) if a.width != 1 else np.zeros_like(x)
+        return x * (a.size - 1) / (a.width - 1) if a.width != 1 else np.zeros_like(x)
     if mode == "tf_crop_and_resize":
         if a.width == 1:
             return np.full_like(x, (a.start + a.end) * (a.size - 1) / 2)
-        return a.start * (a.size - 1) + x * ((a.end - a.start) * (a.size - 1) / (a.width - 1))
+        return x * (a.end - a.start) * (a.size - 1) / (a.width - 1) + a.start * (a.size - 1)
     half = (x + 0.5) / a.scale - 0.5
     if mode == "pytorch_half_pixel":
         return half if a.target > 1 else np.zeros_like(x)
