@@ -18,6 +18,7 @@ Arrays = Sequence[np.ndarray | None]
 
 def evaluate(op: Operator, inputs: Arrays) -> list[np.ndarray | None]:
     """``numpy_ops.evaluate``, with `infer` held against it: with all contents known, and with none."""
+    inputs = [x if x is None else np.asarray(x) for x in inputs]  # NumPy gives scalars where arrays have no axes
     outputs = numpy_ops.evaluate(op, inputs)
     types = [None if x is None else (x.dtype, x.shape) for x in inputs]
     for contents in (inputs, [None] * len(inputs)):
@@ -33,7 +34,7 @@ def onnxruntime(op: Operator, inputs: Arrays) -> list[np.ndarray | None]:
     ort = pytest.importorskip("onnxruntime")
     node = onnx.NodeProto()
     node.CopyFrom(reference.node(op, tuple(x is not None for x in inputs)))
-    given = {f"x{i}": x for i, x in enumerate(inputs) if x is not None}
+    given = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
     graph = helper.make_graph(
         [node], "one",
         [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for name, x in given.items()],
