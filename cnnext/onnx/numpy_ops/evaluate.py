@@ -55,7 +55,8 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
     own = all(x is None or isinstance(x, np.ndarray) for x in trimmed)  # sequences are the reference's affair
     function = _own(op, OPERATORS) if own else None
     try:
-        _check_size(op, _early_types(op, trimmed) if own else None, max_elements)
+        types = _early_types(op, trimmed) if own else None
+        _check_size(op, types, max_elements)
         with np.errstate(all="ignore"):
             result = function(op, *trimmed) if function is not None else NotImplemented
             if result is NotImplemented:
@@ -69,6 +70,10 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
     for wanted, y in zip(op.wanted, outputs, strict=True):
         if wanted and y is None:
             raise refuse(op, "outputs", "be ones that the operator has", len(op.wanted))
+    for y, expected in zip(outputs, types or ()):
+        if y is not None and (y.dtype, y.shape) != expected:  # NumPy takes more dtypes and shapes than ONNX
+            reason = ValueError if y.dtype == expected[0] else TypeError
+            raise reason(_complaint(op, trimmed, reason(f"gives {y.dtype} {y.shape} instead of {expected[0]} {expected[1]}")))
     return outputs
 
 
