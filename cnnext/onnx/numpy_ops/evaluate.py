@@ -15,11 +15,9 @@ from cnnext.onnx.numpy_ops.common import Array, Contents, TensorType, Types, ref
 from cnnext.onnx.numpy_ops.families import OPERATORS, RULES
 from cnnext.onnx.operator import Operator
 
-_DOMAINS = ("", "ai.onnx")
-
 
 def _own(op: Operator, table: dict[str, Any]) -> Any:
-    return table.get(op.op_type if op.domain in _DOMAINS else op.title)
+    return table.get(op.title)
 
 
 def is_supported(op: Operator) -> bool:

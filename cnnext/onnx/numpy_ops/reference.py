@@ -64,8 +64,7 @@ def evaluator(op: Operator, present: tuple[bool, ...]) -> Any:
                                                        for name in made.input if name],
                                   [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
                                    for name in made.output if name])
-        reference = ReferenceEvaluator(graph, opsets={op.domain: op.version, "": onnx.defs.onnx_opset_version(),
-                                                      **({"": op.version} if not op.domain else {})})
+        reference = ReferenceEvaluator(graph, opsets={"": onnx.defs.onnx_opset_version(), op.domain: op.version})
         run = reference.rt_nodes_[0]
         declared = schema(op)
         if declared is not None and not isinstance(run, OpFunction) and run._schema is not declared:

@@ -61,7 +61,8 @@ def test_inputs_left_out_at_the_end_are_not_inputs():
     x = np.ones((2, 3), np.float32)
     (y,) = numpy_ops.evaluate(Operator("Clip", version=13), [x, None, None])
     np.testing.assert_array_equal(y, x)
-    assert numpy_ops.infer(Operator("Clip", version=13), [(x.dtype, x.shape), None, None], [None] * 3) == [(x.dtype, x.shape)]
+    assert numpy_ops.infer(Operator("Clip", version=13), [(x.dtype, x.shape), None, None],
+                           [None] * 3) == [(x.dtype, x.shape)]
 
 
 def test_an_output_that_the_operator_does_not_have():
@@ -72,7 +73,8 @@ def test_an_output_that_the_operator_does_not_have():
 @pytest.mark.parametrize("op_type, inputs", [
     ("Expand", [np.ones(1, np.float32), np.array([2**20, 2**20])]), ("Tile", [np.ones(4, np.float32), np.array([2**38])]),
     ("ConstantOfShape", [np.array([2**13, 2**13, 2**13])]), ("Range", [np.array(0), np.array(2**40), np.array(1)]),
-    ("Pad", [np.ones(4, np.float32), np.array([2**40, 0])]), ("Resize", [np.ones(4, np.float32), None, None, np.array([2**40])]),
+    ("Pad", [np.ones(4, np.float32), np.array([2**40, 0])]),
+    ("Resize", [np.ones(4, np.float32), None, None, np.array([2**40])]),
     ("OneHot", [np.zeros(4, np.int64), np.array(2**40), np.zeros(2, np.float32)]),
     ("Add", [np.broadcast_to(np.float32(1), (2**20, 1)), np.broadcast_to(np.float32(1), (1, 2**20))]),
     ("CenterCropPad", [np.ones(4, np.float32), np.array([2**40])]),
@@ -120,14 +122,14 @@ def test_infer_by_the_package_and_what_contents_decide():
 
 # Whatever an operator says of itself, the answer is a result or one of two errors, soon and in little memory.
 
-ATTRIBUTES = ["axis", "axes", "perm", "kernel_shape", "strides", "pads", "dilations", "group", "to", "keepdims", "size", "mode",
-              "blocksize", "starts", "ends", "split", "num_groups", "block_size", "hidden_size", "output_shape", "k", "shape",
-              "output_height", "sampling_ratio", "pooled_shape", "num_outputs", "value", "direction", "epsilon", "batch_dims",
-              "auto_pad", "activations", "offset_group", "equation", "reduction", "p", "scales", "output_padding", "axis"]
-VALUE = st.one_of(st.integers(-3, 3), st.sampled_from([2**31, -2**63, 2**63 - 1, 2**40]), st.floats(allow_nan=True), st.text(max_size=5),
-                  st.lists(st.integers(-2, 3), max_size=4), st.lists(st.just(2**40), min_size=1, max_size=4), st.none())
-ARRAY = st.tuples(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(["float32", "int64", "bool", "uint8", "float16", "int32"]),
-                  st.sampled_from([0, 1, -1, 3, 2**40]))
+ATTRIBUTES = """axis axes perm kernel_shape strides pads dilations group to keepdims size mode blocksize starts ends split
+    num_groups block_size hidden_size output_shape k shape output_height sampling_ratio pooled_shape num_outputs value direction
+    epsilon batch_dims auto_pad activations offset_group equation reduction p scales output_padding""".split()
+VALUE = st.one_of(st.integers(-3, 3), st.sampled_from([2**31, -2**63, 2**63 - 1, 2**40]), st.floats(allow_nan=True),
+                  st.text(max_size=5), st.lists(st.integers(-2, 3), max_size=4),
+                  st.lists(st.just(2**40), min_size=1, max_size=4))
+DTYPES = ["float32", "int64", "bool", "uint8", "float16", "int32"]
+ARRAY = st.tuples(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(DTYPES), st.sampled_from([0, 1, -1, 3, 2**40]))
 
 
 def _array(shape: list[int], dtype: str, value: int) -> np.ndarray:
@@ -135,12 +137,13 @@ def _array(shape: list[int], dtype: str, value: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("op_type", sorted(OPERATORS))
-@settings(max_examples=40)
-@given(attributes=st.dictionaries(st.sampled_from(ATTRIBUTES), VALUE, max_size=4), arrays=st.lists(st.none() | ARRAY, max_size=5),
+@settings(max_examples=12)
+@given(attributes=st.dictionaries(st.sampled_from(ATTRIBUTES), VALUE, max_size=4),
+       arrays=st.lists(st.none() | ARRAY, max_size=5),
        version=st.sampled_from([1, 6, 9, 11, 13, 18, 21]))
 def test_hostile_operators(op_type, attributes, arrays, version):
     domain, _, name = op_type.rpartition("::")
-    op = Operator(name, domain, version, {k: v for k, v in attributes.items() if v is not None})
+    op = Operator(name, domain, version, attributes)
     inputs = [None if a is None else _array(*a) for a in arrays]
     types = [None if x is None else (x.dtype, x.shape) for x in inputs]
     outputs = found = None

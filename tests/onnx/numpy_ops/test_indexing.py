@@ -19,7 +19,8 @@ def ints(*values):
 
 
 @settings(max_examples=60)
-@given(seed=SEED, axis=st.integers(-3, 2), shape=st.lists(st.integers(0, 3), max_size=2), dtype=st.sampled_from([np.int32, np.int64]))
+@given(seed=SEED, axis=st.integers(-3, 2), shape=st.lists(st.integers(0, 3), max_size=2),
+       dtype=st.sampled_from([np.int32, np.int64]))
 def test_gather(seed, axis, shape, dtype):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((3, 4, 5)).astype(np.float32)
@@ -87,7 +88,8 @@ BOUND = st.one_of(st.integers(-8, 8), st.sampled_from([-2**63, 2**63 - 1, -2**31
 
 
 @settings(max_examples=150)
-@given(axes=st.lists(st.tuples(BOUND, BOUND, st.sampled_from([-3, -2, -1, 1, 2, 5])), min_size=1, max_size=3), order=st.permutations(range(3)),
+@given(axes=st.lists(st.tuples(BOUND, BOUND, st.sampled_from([-3, -2, -1, 1, 2, 5])), min_size=1, max_size=3),
+       order=st.permutations(range(3)),
        negative=st.booleans())
 def test_slice(axes, order, negative):
     # To ONNX Runtime these ends say "as far as there is" backwards too, where ONNX asks for the least integer.
@@ -122,14 +124,16 @@ def test_one_hot(axis):
 
 def test_nonzero_and_compress():
     x = np.array([[0, 1.5], [2, 0], [0, 0]], np.float32)
-    for op, inputs in ((Operator("NonZero", version=13), [x]), (Operator("NonZero", version=13), [np.zeros((0, 3), np.float32)]),
+    for op, inputs in ((Operator("NonZero", version=13), [x]),
+                       (Operator("NonZero", version=13), [np.zeros((0, 3), np.float32)]),
                        (Operator("Compress", version=11), [x, np.array([0, 1, 1, 0], bool)]),
                        (Operator("Compress", version=11, attributes={"axis": 0}), [x, np.array([1, 0, 1], bool)])):
         check(op, inputs, onnxruntime(op, inputs))
 
 
 @settings(max_examples=100)
-@given(seed=SEED, shape=st.sampled_from([(100,), (2, 90), (90, 2), (3, 4, 40), (70, 3)]), axis=st.integers(-1, 0), k=st.integers(0, 6),
+@given(seed=SEED, shape=st.sampled_from([(100,), (2, 90), (90, 2), (3, 4, 40), (70, 3)]), axis=st.integers(-1, 0),
+       k=st.integers(0, 6),
        largest=st.integers(0, 1), dtype=st.sampled_from([np.float32, np.int64]), ties=st.booleans())
 def test_top_k(seed, shape, axis, k, largest, dtype, ties):
     rng = np.random.default_rng(seed)
@@ -153,10 +157,12 @@ def test_top_k_of_what_cannot_be_compared():
     (Operator("Gather", version=13, attributes={"axis": 2}), [np.zeros((2, 2)), ints(0)], "`axis` must lie in"),
     (Operator("Gather", version=13), [np.zeros((2, 2)), ints(2)], "IndexError"),
     (Operator("GatherND", version=13), [np.zeros((2, 2)), ints(0, 0, 0)], "`indices` must address 1 to 2 axes"),
-    (Operator("GatherND", version=13, attributes={"batch_dims": 5}), [np.zeros((2, 2)), ints([0])], "`batch_dims` must count"),
+    (Operator("GatherND", version=13, attributes={"batch_dims": 5}), [np.zeros((2, 2)), ints([0])],
+     "`batch_dims` must count"),
     (Operator("ScatterND", version=13), [np.zeros((2, 2)), ints([0]), np.zeros(1)], "`updates` must have the shape"),
     (Operator("ScatterElements", version=13), [np.zeros(2), ints(5), np.zeros(1)], "IndexError"),
-    (Operator("ScatterElements", version=18, attributes={"reduction": "xor"}), [np.zeros(2), ints(0), np.zeros(1)], "`reduction` must be"),
+    (Operator("ScatterElements", version=18, attributes={"reduction": "xor"}), [np.zeros(2), ints(0), np.zeros(1)],
+     "`reduction` must be"),
     (Operator("TopK", version=11, wanted=(True, True)), [np.zeros(4), ints(9)], r"`k` must lie in \[0, 4\]"),
     (Operator("OneHot", version=11), [ints(1), ints(-3), np.zeros(2)], "`depth` must not be negative"),
     (Operator("OneHot", version=11), [ints(1), ints(2**50), np.zeros(2)], "`output` must have at most"),

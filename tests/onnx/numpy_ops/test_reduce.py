@@ -41,11 +41,13 @@ def test_the_sum_takes_its_axes_as_an_input_from_opset_13_on():
 @pytest.mark.parametrize("op_type", ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceMean"])
 def test_dtypes_stay(op_type, dtype):
     x = np.array([[1, 2, 4], [3, 3, 0]]).astype(dtype)
-    function = {"ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod, "ReduceMean": np.mean}[op_type]
+    function = {"ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod,
+                "ReduceMean": np.mean}[op_type]
     check(Operator(op_type, version=18, attributes={"keepdims": 0}), [x, np.array([1])], [function(x, 1).astype(dtype)])
 
 
-@pytest.mark.parametrize("op_type, neutral", [("ReduceMax", -np.inf), ("ReduceMin", np.inf), ("ReduceSum", 0), ("ReduceProd", 1),
+@pytest.mark.parametrize("op_type, neutral", [("ReduceMax", -np.inf), ("ReduceMin", np.inf), ("ReduceSum", 0),
+                                              ("ReduceProd", 1),
                                               ("ReduceLogSumExp", -np.inf)])
 def test_what_has_no_elements_is_neutral(op_type, neutral):
     x = np.zeros((2, 0), np.float32)

@@ -20,7 +20,8 @@ def ints(*values):
     return np.array(values, np.int64)
 
 
-@pytest.mark.parametrize("start, end, expected", [(None, None, (2, 3, 4)), (1, None, (3, 4)), (-1, None, (4,)), (0, -1, (2, 3)),
+@pytest.mark.parametrize("start, end, expected", [(None, None, (2, 3, 4)), (1, None, (3, 4)), (-1, None, (4,)),
+                                                  (0, -1, (2, 3)),
                                                   (-9, 9, (2, 3, 4)), (2, 1, ())])
 def test_shape(start, end, expected):
     attributes = {name: v for name, v in (("start", start), ("end", end)) if v is not None}
@@ -43,8 +44,10 @@ def test_reshape_of_nothing():
 
 
 @pytest.mark.parametrize("target, rule", [
-    ((5, -1), "divide the elements"), ((-1, -1), "have no negative extent but one -1"), ((-2, 12), "have no negative extent"),
-    ((7,), "keep the number of elements"), ((1, 2, 3, 0), "copy extents that the data have"), ((2**62, 4), "keep the number"),
+    ((5, -1), "divide the elements"), ((-1, -1), "have no negative extent but one -1"),
+    ((-2, 12), "have no negative extent"),
+    ((7,), "keep the number of elements"), ((1, 2, 3, 0), "copy extents that the data have"),
+    ((2**62, 4), "keep the number"),
 ])
 def test_reshape_refuses(target, rule):
     with pytest.raises(ValueError, match=f"Reshape: `shape` must {rule}"):
@@ -52,7 +55,8 @@ def test_reshape_refuses(target, rule):
 
 
 def test_one_extent_of_unknown_content_has_all_elements():
-    assert numpy_ops.infer(Operator("Reshape", version=14), [(X.dtype, X.shape), (np.dtype(np.int64), (1,))], []) == [(X.dtype, (24,))]
+    assert numpy_ops.infer(Operator("Reshape", version=14), [(X.dtype, X.shape), (np.dtype(np.int64), (1,))],
+                           []) == [(X.dtype, (24,))]
     assert numpy_ops.infer(Operator("Reshape", version=14), [(X.dtype, X.shape), (np.dtype(np.int64), (2,))], []) is None
 
 
@@ -90,7 +94,8 @@ def test_transpose():
 
 
 def test_concat():
-    check(Operator("Concat", version=13, attributes={"axis": -1}), [X, X[..., :1], X[..., :0]], [np.concatenate([X, X[..., :1]], -1)])
+    check(Operator("Concat", version=13, attributes={"axis": -1}), [X, X[..., :1], X[..., :0]],
+          [np.concatenate([X, X[..., :1]], -1)])
     check(Operator("Concat", version=1), [X, X], [np.concatenate([X, X], 1)])
     with pytest.raises(ValueError, match="Concat: `inputs` must have one shape except for axis 0"):
         evaluate(Operator("Concat", version=13, attributes={"axis": 0}), [X, X[:, :1]])
@@ -101,7 +106,8 @@ def test_concat():
 
 
 @pytest.mark.parametrize("version, attributes, operand, sizes", [
-    (1, {"split": [1, 3]}, None, (1, 3)), (11, {"split": [1, 3]}, None, (1, 3)), (13, {}, (1, 3), (1, 3)), (13, {}, None, (2, 2)),
+    (1, {"split": [1, 3]}, None, (1, 3)), (11, {"split": [1, 3]}, None, (1, 3)), (13, {}, (1, 3), (1, 3)),
+    (13, {}, None, (2, 2)),
     (18, {"num_outputs": 2}, None, (2, 2)), (18, {"num_outputs": 3}, None, (2, 2, 0)), (2, {}, None, (2, 2)),
 ])
 def test_split_of_every_version(version, attributes, operand, sizes):
@@ -117,7 +123,7 @@ def test_split_refuses(split):
 
 
 def test_split_of_an_output_that_nobody_wants():
-    y, none = evaluate(Operator("Split", version=13, attributes={"axis": 2}, wanted=(True, False)), [X])
+    y, _ = evaluate(Operator("Split", version=13, attributes={"axis": 2}, wanted=(True, False)), [X])
     np.testing.assert_array_equal(y, X[..., :2])
 
 
@@ -146,7 +152,8 @@ def test_range_refuses():
 
 
 @pytest.mark.parametrize("name, value, dtype", [("value_float", 1.5, np.float32), ("value_floats", [1.5, 2.0], np.float32),
-                                                ("value_int", 3, np.int64), ("value_ints", [1, 2], np.int64), ("value", X, np.float32)])
+                                                ("value_int", 3, np.int64), ("value_ints", [1, 2], np.int64),
+                                                ("value", X, np.float32)])
 def test_constant(name, value, dtype):
     check(Operator("Constant", version=13, attributes={name: value}), [], [np.asarray(value, dtype)])
 
@@ -175,7 +182,8 @@ def test_old_pad(version, name):
     check(op, [X], [np.pad(X, ((0, 0), (1, 0), (0, 2)), constant_values=3)])
 
 
-@pytest.mark.parametrize("pads, rule", [((0, 1), "`pads` must have 6 elements"), ((0, 0, -9, 0, 0, 0), "`pads` must leave no negative"),
+@pytest.mark.parametrize("pads, rule", [((0, 1), "`pads` must have 6 elements"),
+                                        ((0, 0, -9, 0, 0, 0), "`pads` must leave no negative"),
                                         ((0, 0, 2**40, 0, 0, 0), "`output` must have at most")])
 def test_pad_refuses(pads, rule):
     with pytest.raises(ValueError, match=f"Pad: {rule}"):
