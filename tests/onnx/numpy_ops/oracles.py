@@ -39,7 +39,7 @@ def onnxruntime(op: Operator, inputs: Arrays) -> list[np.ndarray | None]:
         [node], "one",
         [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
          for name, x in given.items()],
-        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output if name])
+        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.output])
     for value in graph.output:
         value.ClearField("type")  # ONNX Runtime infers it
     domains = {"": 17, op.domain: op.version} if op.domain else {"": op.version}
@@ -48,8 +48,7 @@ def onnxruntime(op: Operator, inputs: Arrays) -> list[np.ndarray | None]:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    results = iter(session.run(None, given))
-    return [next(results) if wanted else None for wanted in op.wanted]
+    return session.run(None, given)
 
 
 def onnx_reference(op: Operator, inputs: Arrays) -> list[np.ndarray | None]:
