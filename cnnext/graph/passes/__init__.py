@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cnnext.graph.graph import Graph, Shape
-from cnnext.graph.passes.cancel_permutes import cancel_permutes
 from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
+from cnnext.graph.passes.sink_transposes import sink_transposes
 
 __all__ = ["optimize", "prepare"]
 
@@ -24,7 +24,7 @@ def prepare(graph: Graph, shapes: Sequence[Shape], training: bool) -> Graph:
 
 def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
-    graph = cancel_permutes(graph)
+    graph = sink_transposes(graph)
     if not graph.training:
         graph = fold_affine(graph)
     return fuse_epilogues(graph)
