@@ -121,7 +121,7 @@ class PlanBuilder:
 
     def constant(self, array: np.ndarray) -> View:
         """A constant table or array; equal ones are stored once."""
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array).reshape(array.shape)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = View.dense(Storage("fixed", array.size, array.dtype, array), array.shape)
