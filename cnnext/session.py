@@ -114,4 +114,5 @@ def _with_output_names(model: Model) -> Graph:
 
 
 def _node_arg(value: Value) -> NodeArg:
-    return NodeArg(value.name, value.shape, {"float32": "tensor(float)", "int64": "tensor(int64)"}[value.dtype.name])
+    name = {"float32": "float", "float64": "double"}.get(value.dtype.name, value.dtype.name)
+    return NodeArg(value.name, value.shape, f"tensor({name})")

@@ -39,14 +39,14 @@ def unary(kind: type[Layer], **options: Any) -> Rule:
 
 
 def clip(s: Site) -> Value | None:
+    if any(s.has(i) and s.known(i) is None for i in (1, 2)):
+        return None
     low, high = (_bound(s, i, name, default) for i, name, default in ((1, "min", -inf), (2, "max", inf)))
     return s.apply(Clip(min(low, high), high, name=s.name), s.value(0))
 
 
 def _bound(s: Site, i: int, name: str, default: float) -> float:
-    if s.has(i):
-        return float(s.contents(i).reshape(-1)[0])
-    return float(s.attribute(name, default))
+    return float(s.contents(i).reshape(-1)[0]) if s.has(i) else float(s.attribute(name, default))
 
 
 def leaky_relu(s: Site) -> Value | None:
@@ -79,16 +79,19 @@ def swish(s: Site) -> Value | None:
 def prelu(s: Site) -> Value | None:
     """One slope for all, or one for each channel; others are left to NumPy."""
     shape, slope = s.shape(0), s.value(1)
-    channels = shape[1] if len(shape) > 1 else 0
-    size = prod(n or 0 for n in slope.shape)
-    per_channel = size == channels and len(slope.shape) <= len(shape) and (
-        len(slope.shape) > 1 and slope.shape[1 - len(shape)] == channels if len(shape) > 2 else True)
-    if size == channels and per_channel and channels:
-        return s.apply(PReLU(data_format="channels_first", name=s.name), s.value(0), slope=s.reshape(slope, (channels,)))
+    if len(shape) > 1 and _is_per_channel(tuple(n or 0 for n in slope.shape), shape):
+        layer = PReLU(data_format="channels_first", name=s.name)
+        return s.apply(layer, s.value(0), slope=s.reshape(slope, (shape[1],)))
     known = s.known(1)
     if known is not None and known.size == 1 and known.reshape(-1)[0] >= 0:
         return s.apply(LeakyReLU(float(known.reshape(-1)[0]), name=s.name), s.value(0))
     return None
+
+
+def _is_per_channel(slope: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(slope) == 1 and len(shape) > 2:  # before version 7 one slope for each channel, since then for each last index
+        return slope == shape[1:2] != shape[-1:]
+    return slope[1 - len(shape) :] == (shape[1], *(1,) * (len(shape) - 2)) and prod(slope) == shape[1]
 
 
 def softmax(kind: type[Layer]) -> Rule:
