@@ -79,7 +79,8 @@ def conv_block(x: Value, names: Names, filters: int, kernel_size: int = 3, strid
         Beside a normalization, of which beta does the same.
     """
     pad = (kernel_size - 1) // 2
-    options = dict(strides=strides, padding=((pad, pad), (pad, pad)), use_bias=use_bias or norm is None, name=names[0])
+    options: dict[str, Any] = dict(strides=strides, padding=((pad, pad), (pad, pad)), use_bias=use_bias or norm is None,
+                                   name=names[0])
     conv = DepthwiseConv2D(kernel_size, **options) if depthwise else Conv2D(filters, kernel_size, **options)
     x = conv(x)
     if norm is not None:
