@@ -87,9 +87,9 @@ def pxd_as_c(pxd: str, macros: dict[str, Any]) -> str:
     pxd = re.sub(r"#.*|\bnoexcept\b|\bnogil\b", "", pxd)
     pxd = re.sub(r"\[(\w+)\]", lambda extent: f"[{macros.get(extent[1], extent[1])}]", pxd)
     out = []
-    blocks = re.finditer(r"^    (enum|ctypedef struct (\w+)):\n((?:(?: {8}.*)?\n)+)|^    ctypedef (int.*)$", pxd, re.MULTILINE)
-    for kind, name, body, function in (block.groups() for block in blocks):
-        lines = [line.strip() for line in re.sub(r",\s*\n\s*", ", ", body or "").splitlines() if line.strip()]
+    block = r"^    (enum|ctypedef struct (\w+)):\n((?:(?: {8}.*)?\n)+)|^    ctypedef (int.*)$"
+    for kind, name, body, function in re.findall(block, pxd, re.MULTILINE):
+        lines = [line.strip() for line in re.sub(r",\s*\n\s*", ", ", body).splitlines() if line.strip()]
         if function:
             out.append(f"typedef {function};")
         elif kind == "enum":
@@ -138,8 +138,10 @@ def describe(header: Path = HEADER) -> Description:
 
 def _measured(header: Path, questions: dict[str, str]) -> dict[str, int]:
     lines = [f'    printf("{label}=%lld\\n", (long long)({expression}));' for label, expression in questions.items()]
-    program = "\n".join(["#include <stddef.h>", "#include <stdio.h>", f'#include "{header.resolve()}"', "int main(void)", "{",
-                         '    printf("pointer=%d\\n", (int)sizeof(void *));', *lines, "    return 0;", "}"])
+    program = "\n".join([
+        "#include <stddef.h>", "#include <stdio.h>", f'#include "{header.resolve()}"', "int main(void)", "{",
+        '    printf("pointer=%d\\n", (int)sizeof(void *));', *lines, "    return 0;", "}",
+    ])
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "describe.c"), Path(folder, "describe")
         source.write_text(program)

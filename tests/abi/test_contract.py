@@ -42,13 +42,12 @@ FAULTS = {
     "a field is removed": ("    int64_t n_tiles;\n", "", "cnx_args.n_tiles was"),
     "a field has another name": ("int32_t n_src, n_dst;", "int32_t n_sources, n_dst;", "cnx_args.n_src was"),
     "a field is wider": ("int32_t index, count;", "int64_t index; int32_t count;", "cnx_worker.index was"),
-    "a type of the same width": ("uint32_t abi, size;\n    const char *level;", "uint32_t abi; int32_t size; const char *level;",
-                                 "cnx_simd.size was"),
+    "a type of the same width": ("uint32_t abi, size;\n    const char *level;",
+                                 "uint32_t abi; int32_t size; const char *level;", "cnx_simd.size was"),
     "a pointer to something else": ("const int64_t *a_seg;", "const int32_t *a_seg;", "cnx_gemm.a_seg was"),
     "a longer array": ("tile_rows[8];", "tile_rows[10];", "cnx_simd.tile_rows was"),
     "a primitive takes something else": ("(*axpy)(float scale,", "(*axpy)(double scale,", "cnx_simd.axpy was"),
-    "a struct without size grows": ("    int32_t accumulate;\n} cnx_gemm;", "    int32_t accumulate;\n    float more;\n} cnx_gemm;",
-                                    "cnx_gemm had"),
+    "a struct without size grows": ("} cnx_gemm;", "    float more, and_more;\n} cnx_gemm;", "cnx_gemm had"),
     "an element of arrays grows": ("} cnx_tensor;", "    int64_t more;\n} cnx_tensor;", "cnx_tensor had"),
     "a kernel takes something else": ("const cnx_args *args, cnx_worker *worker);", "cnx_args *args, cnx_worker *worker);",
                                       "cnx_kernel_fn was"),
@@ -82,8 +81,21 @@ def test_appending_is_allowed(now, tmp_path, old, new):
     assert breaks(now, changed(tmp_path, old, new)) == []
 
 
+def declared(pxd: str, macros: dict) -> dict:
+    found = declarations(pxd_as_c(pxd, macros))
+    found["enums"] = [names for names in found["enums"] if "CNX_ABI" not in names]  # in the header, these are macros
+    return found
+
+
 def test_the_pxd_declares_what_the_header_does(now):
-    header, pxd = declarations(preprocessed(HEADER)), declarations(pxd_as_c(PXD.read_text(), now["macros"]))
-    pxd["enums"] = [names for names in pxd["enums"] if "CNX_ABI" not in names]  # in the header, these are macros
-    assert pxd == header
+    assert declared(PXD.read_text(), now["macros"]) == declarations(preprocessed(HEADER))
     assert all(name in PXD.read_text() for name in now["macros"])
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("        CNX_ERROR_LABEL\n", ""), ("        int64_t params_bytes\n", ""), ("tile_rows[8]", "tile_rows[7]"),
+    ("(*axpy)(float scale", "(*axpy)(double scale"), ("(const cnx_args *args, cnx_worker", "(cnx_args *args, cnx_worker"),
+])
+def test_a_pxd_that_says_something_else_is_found(now, old, new):
+    assert PXD.read_text().count(old) == 1
+    assert declared(PXD.read_text().replace(old, new), now["macros"]) != declarations(preprocessed(HEADER))
