@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from cnnext.graph.memory import guarded_empty
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
+from cnnext.layers.activation import Sigmoid, Softsign, Tanh
 from cnnext.layers.attributes import as_int
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
@@ -204,6 +208,24 @@ class _Case:
     def graph(self, training: bool, shapes: Sequence[Shape] | None = None) -> Graph:
         graph = Graph(self.values, self.outputs, ancestors(self.outputs))
         return prepare(graph, shapes or self.shapes, training)
+
+    def between_layers(self, training: bool, sources_again: bool) -> Graph:
+        """The layer between others, so that its sources and results lie in the arena; its sources may be read again."""
+        sources = [Tanh(name=f"{v.name}/before")(v) for v in self.values]
+        made = self.layer(sources)
+        results = [made] if isinstance(made, Value) else list(made)
+        # two functions, of which a kernel that applies one to its result still leaves one
+        outputs = [Softsign()(Tanh()(v)) for v in results]
+        if sources_again:
+            outputs += [Sigmoid()(v) for v in sources]  # listed last, so computed after the layer
+        return optimize(prepare(Graph(self.values, outputs, ancestors(outputs)), self.shapes, training))
+
+    def run_plan(self, plan: Plan, n_threads: int = 1) -> list[np.ndarray]:
+        """Run on the case's inputs, from the same weights as ever."""
+        try:
+            return plan.run(self.feeds(plan.graph, self.inputs), n_threads)
+        finally:
+            self.restore()
 
     def feeds(self, graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [*inputs, *([np.zeros(1, np.int64)] if graph.seed is not None else [])]
@@ -431,6 +453,19 @@ def _check_levels(case: _Case) -> str:
     return ", ".join(names)
 
 
+def _check_in_place(case: _Case) -> str:
+    """Sharing memory changes no bit, and a source that is read again later is as it was."""
+    for training in (False, True):
+        for again in (False, True):
+            shared = case.run_plan(Plan(case.between_layers(training, again), default_level()))
+            apart = case.run_plan(Plan(case.between_layers(training, again), default_level(), guard=True))
+            _same(shared, apart, "where values share memory")
+        kept = [1 / (1 + np.exp(-np.tanh(x.astype(np.float64)))) for x in case.inputs]
+        for i, (y, wanted) in enumerate(zip(shared[len(case.outputs) :], kept, strict=True)):
+            assert _error(y, wanted) <= 1e-5, f"source {i} is overwritten although it is read again"
+    return ""
+
+
 def _check_samples(case: _Case) -> str:
     """In inference, the result of a sample does not depend on the samples beside it."""
     if len({x.shape[0] for x in case.inputs}) > 1:
@@ -500,6 +535,50 @@ def _check_sharing(case: _Case) -> str:
     return ""
 
 
+FORK_SECONDS = 30
+
+
+def _check_fork(case: _Case) -> str:
+    """A child that is forked after a run on several threads gets the same bits, and does not hang."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise _Skip("the system has no fork")
+    for training in (False, True):
+        plan = Plan(optimize(case.graph(training)), default_level())
+        plan.parallel = True
+        first = case.run_plan(plan, n_threads=2)
+        _same(_in_forked_child(partial(case.run_plan, plan, n_threads=2)), first, "in a forked child")
+    return ""
+
+
+def _in_forked_child(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def send() -> None:
+        try:
+            sender.send(run())
+        except BaseException as error:
+            sender.send(_told(error))
+
+    child = context.Process(target=send, daemon=True)
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads: what happens then is what is checked here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    sender.close()
+    try:
+        assert receiver.poll(FORK_SECONDS), f"a forked child did not finish within {FORK_SECONDS} s"
+        result = receiver.recv()
+    except EOFError:
+        raise AssertionError("a forked child died") from None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    assert not isinstance(result, str), f"in a forked child: {result}"
+    return result
+
+
 CHECKS: dict[str, Callable[[_Case], str]] = {
     "attributes": _check_attributes,
     "shapes": _check_shapes,
@@ -509,11 +588,13 @@ CHECKS: dict[str, Callable[[_Case], str]] = {
     "gradient": _check_gradient,
     "threads": _check_threads,
     "levels": _check_levels,
+    "in place": _check_in_place,
     "samples": _check_samples,
     "modes": _check_modes,
     "model file": _check_file,
     "pickle": _check_pickle,
     "sharing": _check_sharing,
+    "fork": _check_fork,
 }
 
 
@@ -574,5 +655,5 @@ def _result(name: str, check: Callable[[_Case], str], case: _Case, expected: str
     return Result(name, PASSED, detail) if expected is None else Result(name, UNEXPECTED, expected)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
