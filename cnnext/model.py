@@ -47,6 +47,7 @@ class Model:
         self._check_graph()
         self._runner = Runner(self.graph, num_threads)
         self._trainer: Trainer | None = None
+        self.metadata: dict[str, str] = {}
         self.optimizer: Any = None
         self.loss: Any = None
         self.metrics: list[Any] = []
