@@ -62,6 +62,9 @@ class UnaryBackward(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[1]
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]]:
+        return self, axes
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))
 
