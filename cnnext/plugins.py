@@ -392,7 +392,8 @@ def _is_mentioned(group: str, path: list[str]) -> bool:
         except OSError:
             continue
         for name in names:
-            if name.endswith(("-info", "EGG-INFO")) and _file_mentions(os.path.join(folder, name, "entry_points.txt"), group):
+            file = os.path.join(folder, name, "entry_points.txt")
+            if name.endswith(("-info", "EGG-INFO")) and _file_mentions(file, group):
                 return True
     return False
 
