@@ -18,6 +18,14 @@ def test_inference(monkeypatch, capsys):
     assert rows == [("1", "1"), ("1", "2"), ("64", "1"), ("64", "2")]
 
 
+def test_plugins(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "plugins", "--quick"])
+    program.main()
+    shown = capsys.readouterr().out
+    assert re.findall(r"^(\d+) step\(s\) +[\d.]+ +[\d.]+ +[+-][\d.]+  [+-][\d.]+$", shown, re.MULTILINE) == ["1", "20"]
+    assert re.search(r"^import cnnext: .* [\d.]+ +[\d.]+ +[+-][\d.]+$", shown, re.MULTILINE)
+
+
 def test_networks(monkeypatch, capsys):
     pytest.importorskip("cnnext_normalization")
     monkeypatch.setattr("benchmarks.networks.NETWORKS", ("lenet5", "mobilenet_v3_small"))
