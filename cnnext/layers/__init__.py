@@ -25,6 +25,7 @@ LAYERS: dict[str, str] = {
         "permute": "Permute Transpose",
         "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
         "prelu": "PReLU",
+        "reduce": "ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare",
         "reshape": "Reshape",
         "separable_conv2d": "SeparableConv2D",
         "softmax": "LogSoftmax Softmax",

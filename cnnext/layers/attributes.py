@@ -133,10 +133,12 @@ def choice(default: Any, *options: str) -> Any:
     return Attribute(check, default)
 
 
-def shape(default: Any = REQUIRED, *, minimum: int = 0, wildcard: bool = False) -> Any:
-    """A tuple of whole numbers; with ``wildcard``, one of them may be -1."""
+def shape(default: Any = REQUIRED, *, minimum: int = 0, wildcard: bool = False, optional: bool = False) -> Any:
+    """A tuple of whole numbers; with ``wildcard``, one of them may be -1; with ``optional``, None as well."""
 
-    def check(where: str, name: str, value: Any) -> tuple[int, ...]:
+    def check(where: str, name: str, value: Any) -> tuple[int, ...] | None:
+        if optional and value is None:
+            return None
         if isinstance(value, str) or not isinstance(value, Iterable):
             value = (value,)
         dims = tuple(as_int(where, name, v, -1 if wildcard else minimum) for v in value)
