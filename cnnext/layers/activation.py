@@ -308,6 +308,20 @@ class Shrink(Activation):
     bias: float = number(0.0)
 
 
+class Affine(Activation):
+    """``x * scale + shift``, the same for all elements.
+
+    Parameters
+    ----------
+    scale, shift : float
+    """
+
+    function = ("affine", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
+
+
 # What a layer's ``activation`` argument accepts by name.
 BY_NAME: dict[str, type[Layer]] = {
     "relu": ReLU,
