@@ -27,6 +27,7 @@ LAYERS: dict[str, str] = {
         "prelu": "PReLU",
         "reduce": "ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare",
         "reshape": "Reshape",
+        "resize": "Resize",
         "separable_conv2d": "SeparableConv2D",
         "softmax": "LogSoftmax Softmax",
         "upsample2d": "UpSample2D",
