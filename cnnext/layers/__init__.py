@@ -22,6 +22,7 @@ LAYERS: dict[str, str] = {
         "elementwise": "Add Average Divide Maximum Minimum Multiply Subtract",
         "flatten": "Flatten",
         "locally_connected2d": "LocallyConnected2D",
+        "matmul": "MatMul",
         "permute": "Permute Transpose",
         "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
         "prelu": "PReLU",

@@ -64,6 +64,7 @@ from cnnext.reference.loss import (
     sparse_categorical_crossentropy,
     sparse_categorical_crossentropy_backward,
 )
+from cnnext.reference.matmul import matmul, matmul_backward
 from cnnext.reference.optimizer import adam, sgd
 from cnnext.reference.pooling import (
     avg_pool2d,
@@ -154,6 +155,8 @@ __all__ = [
     "log_softmax_backward",
     "lp_pool2d",
     "lp_pool2d_backward",
+    "matmul",
+    "matmul_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "maximum",

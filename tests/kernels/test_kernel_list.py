@@ -20,7 +20,8 @@ TWINS = {
     "softmax": "softmax", "softmax_backward": "softmax_backward", "log_softmax": "log_softmax",
     "log_softmax_backward": "log_softmax_backward", "dropout": "dropout",
     "binary": "add", "copy": "concat", "sum_pixels": "conv2d_backward_bias", "sum_axes": "reduce_to_shape",
-    "fold_axes": "reduce_max",
+    "fold_axes": "reduce_max", "matmul": "matmul",
+    "matmul_pack": "matmul",
     "conv_direct": "conv2d", "conv_pack_weights": "conv2d", "conv_backward_weights": "conv2d_backward_weights",
     "sum_shards": "conv2d_backward_weights", "conv_depthwise": "depthwise_conv2d",
     "depthwise_backward_weights": "depthwise_conv2d_backward_weights",
@@ -68,6 +69,9 @@ def used_by_training(loss, optimizer, y):
 
 def test_every_kernel_is_reached():
     used = set().union(*map(used_by_layer, LAYERS))
+    a, b = Value((3, 5), name="a"), Value((5, 7), name="b")
+    product = cx.MatMul()([a, b])
+    used |= kernels_of(Plan(Graph([a, b], [product], ancestors([product])), default_level()))
     used |= used_by_training("sparse_categorical_crossentropy", "adam", np.array([0, 1, 2, 0]))
     used |= used_by_training("mse", "sgd", np.ones((4, 3), np.float32))
     a, b = Value(IMAGE, name="a"), Value((2, 1, 1, 8), name="b")
