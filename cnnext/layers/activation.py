@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from math import inf
 from typing import ClassVar
 
+import numpy as np
+
 from cnnext._native.executor import UNARY, UNARY_SAVES_OUTPUT
 from cnnext.errors import unknown
-from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.graph import Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
@@ -279,6 +281,27 @@ class Softsign(Activation):
     function = ("softsign", ())
 
 
+class Affine(Activation):
+    """``x * scale + shift``, the same for all elements.
+
+    Parameters
+    ----------
+    scale, shift : float
+    """
+
+    function = ("affine", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
+
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        channels = node.output.shape[-1:]
+        if not channels or not channels[0]:
+            return None
+        scale, shift = (constant(np.full(channels[0], term, np.float32), "term") for term in (self.scale, self.shift))
+        return scale, shift
+
+
 class ThresholdedReLU(Activation):
     """``x`` where it exceeds ``threshold``, else 0 (Konda et al. 2014).
 
@@ -306,20 +329,6 @@ class Shrink(Activation):
 
     limit: float = number(0.5)
     bias: float = number(0.0)
-
-
-class Affine(Activation):
-    """``x * scale + shift``, the same for all elements.
-
-    Parameters
-    ----------
-    scale, shift : float
-    """
-
-    function = ("affine", ("scale", "shift"))
-
-    scale: float = number(1.0)
-    shift: float = number(0.0)
 
 
 # What a layer's ``activation`` argument accepts by name.

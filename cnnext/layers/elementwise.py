@@ -68,6 +68,11 @@ class Add(Join):
         return Gradients([reduce_to(g, dy, x.shape) for x in node.inputs])
 
 
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        shift = per_channel(g, node)
+        return None if shift is None else (constant(np.ones(shift.shape, np.float32), "one"), shift)
+
+
 class Subtract(Join):
     """First value minus the second."""
 
@@ -98,6 +103,11 @@ class Multiply(Join):
                 product = multiply(g, product, other)
             diffs.append(reduce_to(g, product, x.shape))
         return Gradients(diffs)
+
+
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        scale = per_channel(g, node)
+        return None if scale is None else (scale, constant(np.zeros(scale.shape, np.float32), "zero"))
 
 
 class Divide(Join):
@@ -182,6 +192,21 @@ class Equal(Join):
 
     op = "equal"
     n_inputs = 2
+
+
+def per_channel(g: Graph, node: Node) -> Value | None:
+    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is no such join."""
+    from cnnext.layers.reshape import ReshapeTo
+
+    x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]
+    shape, channels = x.shape, node.output.shape[-1:]
+    if len(node.inputs) != 2 or x.is_persistent or not term.is_persistent or shape != node.output.shape:
+        return None
+    if term.shape[-1:] != channels or any(n != 1 for n in term.shape[:-1]):
+        return None
+    if term.data is not None:
+        return constant(term.data.reshape(-1), term.name)
+    return term if term.shape == channels else g.apply1(ReshapeTo(channels, f"{term.name}/channels"), term)
 
 
 class ScaleChannels(Layer):
