@@ -10,6 +10,17 @@ cdef extern from "cnnext_plugin.h" nogil:
     enum:
         CNX_FLOAT32
         CNX_INT64
+        CNX_FLOAT64
+        CNX_FLOAT16
+        CNX_INT32
+        CNX_INT16
+        CNX_INT8
+        CNX_UINT8
+        CNX_UINT16
+        CNX_UINT32
+        CNX_UINT64
+        CNX_BOOL
+        CNX_OTHER_DTYPE
 
     enum:
         CNX_OK

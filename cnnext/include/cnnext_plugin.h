@@ -19,7 +19,22 @@ extern "C" {
 #define CNX_ABI 1
 #define CNX_MAX_RANK 8
 
-enum { CNX_FLOAT32 = 0, CNX_INT64 = 1 };
+/* Element types. Built-in kernels compute on the first two; steps in Python see the others as NumPy does. */
+enum {
+    CNX_FLOAT32 = 0,
+    CNX_INT64 = 1,
+    CNX_FLOAT64 = 2,
+    CNX_FLOAT16 = 3,
+    CNX_INT32 = 4,
+    CNX_INT16 = 5,
+    CNX_INT8 = 6,
+    CNX_UINT8 = 7,
+    CNX_UINT16 = 8,
+    CNX_UINT32 = 9,
+    CNX_UINT64 = 10,
+    CNX_BOOL = 11,          /* one byte, 0 or 1 */
+    CNX_OTHER_DTYPE = 64    /* and above: no kernel knows them */
+};
 
 /* What a kernel returns. Anything but CNX_OK stops the run; the executor raises with the step's name. */
 enum {

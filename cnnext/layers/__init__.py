@@ -21,7 +21,7 @@ LAYERS: dict[str, str] = {
         "elementwise": "Add Average Maximum Multiply Subtract",
         "flatten": "Flatten",
         "locally_connected2d": "LocallyConnected2D",
-        "permute": "Permute",
+        "permute": "Permute Transpose",
         "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
         "prelu": "PReLU",
         "reshape": "Reshape",

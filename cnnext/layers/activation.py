@@ -64,6 +64,9 @@ class UnaryBackward(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[1]
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]]:
+        return self, axes
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))
 
@@ -233,6 +236,20 @@ class Softsign(Activation):
 
     type_name = "cnnext/Softsign@1"
     function = ("softsign", ())
+
+
+class Affine(Activation):
+    """``x * scale + shift``, the same for all elements.
+
+    Parameters
+    ----------
+    scale, shift : float
+    """
+
+    function = ("affine", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
 
 
 # What a layer's ``activation`` argument accepts by name.

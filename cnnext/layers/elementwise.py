@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnnext._native.executor import BINARY
-from cnnext.graph.graph import Graph, Node, Shape, Value, constant
+from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View, dense_strides
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import coalesce, row_step
@@ -46,6 +46,9 @@ class Join(Layer):
         first, *rest = (b.view(v).expanded(dst.shape) for v in node.inputs)
         for i, view in enumerate(rest):
             row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
+
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        return (self, axes) if len(axes) == len(node.output.shape) else None
 
     def macs(self, node: Node) -> int:
         return 0
@@ -232,7 +235,14 @@ class Copy(Layer):
 
 def copy_view(b: PlanBuilder, src: View, dst: View, why: str = "copy") -> None:
     """Append the copy of a view of any strides into another of the same shape."""
+    if dst.storage.dtype != FLOAT32:
+        b.step("copy", [src], [dst], why=f"{why}, {dst.storage.dtype}", entry=_copy_arrays)
+        return
     row_step(b, "copy", [src], [dst], why=why, strided=True)
+
+
+def _copy_arrays(src: Sequence[np.ndarray], dst: Sequence[np.ndarray]) -> None:
+    dst[0][...] = src[0]
 
 
 def add(g: Graph, *values: Value) -> Value:
