@@ -14,6 +14,8 @@ from cnnext.graph.graph import Graph, Shape
 from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
+from cnnext.graph.passes.fuse_gates import fuse_gates
+from cnnext.graph.passes.nest_concats import nest_concats
 from cnnext.graph.passes.sink_transposes import sink_transposes
 
 __all__ = ["optimize", "prepare"]
@@ -29,5 +31,5 @@ def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
     graph = sink_transposes(graph)
     if not graph.training:
-        graph = fold_affine(graph)
+        graph = fold_affine(fuse_gates(nest_concats(graph)))
     return fuse_epilogues(graph)
