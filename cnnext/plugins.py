@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnext.errors import KernelError, PluginError, message, unknown
-from cnnext.layers import LAYERS
+from cnnext.layers import IMPORTED, LAYERS
 from cnnext.layers import layer_class as builtin_class
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def layer_class(type_name: str) -> Any:
         If no distribution that may be used provides it, several do, or its class cannot be had.
     """
     vendor, _, short = type_name.partition("@")[0].rpartition("/")
-    if vendor in ("", "cnnext") and short in LAYERS:
+    if vendor in ("", "cnnext") and (short in LAYERS or short in IMPORTED):
         found = builtin_class(short)
         if "@" in type_name and found.type_name != f"cnnext/{short}@{type_name.partition('@')[2]}":
             raise PluginError(f"layer {type_name!r} is of another version; this cnnext has {found.type_name!r}.")

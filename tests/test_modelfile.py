@@ -245,7 +245,7 @@ def test_load_refuses_headers(header, text):
 
 
 BAD_LAYOUTS = {
-    "dtype unknown": ({"a": entry([1], 0, 4, "F64")}, "`dtype` must be one of F32, I64"),
+    "dtype unknown": ({"a": entry([1], 0, 4, "BF16")}, "`dtype` must be one of F32, I64"),
     "hole at the start": ({"a": entry([1], 4, 8)}, "begin at 0"),
     "hole between": ({"a": entry([0], 0, 0), "b": entry([1], 4, 8)}, "begin at 0"),
     "overlap": ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, "begin at 8"),

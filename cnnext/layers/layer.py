@@ -170,6 +170,11 @@ class Layer:
         """The attributes as JSON-able values, for model files and copies."""
         return {key: _to_json(getattr(self, key)) for key in type(self).attributes}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], name: str) -> Layer:
+        """The layer that ``config`` described, under the given name."""
+        return cls(name=name, **config)
+
     def __repr__(self) -> str:
         shown = ", ".join(
             f"{key}={getattr(self, key)!r}"
