@@ -193,7 +193,7 @@ def _checked_array(where: str, name: str, array: object) -> np.ndarray:
     for dtype in _DTYPES.values():
         if array.dtype == dtype.newbyteorder("=") or array.dtype == dtype.newbyteorder("S"):
             return np.asarray(array, dtype=dtype, order="C")  # not ascontiguousarray: it makes scalars 1-d
-    raise TypeError(message(where, "dtype", "be one of those of safetensors that NumPy has", array.dtype, f"tensor {name!r}"))
+    raise TypeError(message(where, "dtype", "be that of real numbers", array.dtype, f"tensor {name!r}"))
 
 
 def _document_text(where: str, graph: object) -> str:

@@ -18,7 +18,6 @@ from cnnext.layers.missing import MissingLayer
 from cnnext.model import Model
 from cnnext.plugins import layer_class, provider
 
-
 _CONSTANTS = "$constants"   # owner of the tensors of the graph's constants; no layer may be called so
 
 
@@ -38,7 +37,7 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             item["shapes"] = [list(v.shape) for v in node.outputs]
         nodes.append(item)
         position.update({value: [i, j] for j, value in enumerate(node.outputs)})
-    document = {
+    document: dict[str, Any] = {
         "name": model.name,
         "inputs": [_describe_input(v) for v in graph.inputs],
         "layers": [_describe_layer(x) for x in layers],

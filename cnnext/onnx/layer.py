@@ -69,15 +69,16 @@ class OnnxOperator(Layer):
         op = self.operator
         return {"op_type": op.op_type, "domain": op.domain, "version": op.version, "wanted": list(op.wanted),
                 "attributes": json.dumps({key: _to_json(self, key, value) for key, value in op.attributes.items()}),
-                "slots": list(self.slots), "types": [_type_to_json(known) for known in self.types], "state": list(self.state)}
+                "slots": list(self.slots), "state": list(self.state),
+                "types": [_type_to_json(known) for known in self.types]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], name: str) -> OnnxOperator:
         attributes = {key: _from_json(value) for key, value in json.loads(config["attributes"]).items()}
         op = Operator(str(config["op_type"]), str(config["domain"]), int(config["version"]), attributes,
                       tuple(bool(w) for w in config["wanted"]))
-        return cls(op, [str(slot) for slot in config["slots"]], [_type_from_json(known) for known in config["types"]], name,
-                   [str(key) for key in config["state"]])
+        types = [_type_from_json(known) for known in config["types"]]
+        return cls(op, [str(slot) for slot in config["slots"]], types, name, [str(key) for key in config["state"]])
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in (self.stored_weights or {}).items()}
@@ -94,7 +95,7 @@ def _to_json(layer: OnnxOperator, key: str, value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except TypeError:
-        raise ValueError(message(layer.where, key, "be numbers or texts for a model file to hold it; export the model to ONNX",
+        raise ValueError(message(layer.where, key, "be numbers or texts for a model file to hold it",
                                  type(value).__name__)) from None
 
 
