@@ -1,17 +1,19 @@
-"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``); sums."""
+"""Layers that join values element by element: ``Add``, ``Subtract``, ``Multiply``, ``Divide``, ``Maximum``, ``Minimum``,
+``Average``; sums."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from cnnext._native.executor import BINARY
-from cnnext.graph.graph import Graph, Node, Shape, Value, constant
-from cnnext.graph.memory import View, dense_strides
+from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
+from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
@@ -47,6 +49,9 @@ class Join(Layer):
         for i, view in enumerate(rest):
             row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        return (self, axes) if len(axes) == len(node.output.shape) else None
+
     def macs(self, node: Node) -> int:
         return 0
 
@@ -61,6 +66,11 @@ class Add(Join):
         dy = diff_dst[0]
         assert dy is not None
         return Gradients([reduce_to(g, dy, x.shape) for x in node.inputs])
+
+
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        shift = per_channel(g, node)
+        return None if shift is None else (constant(np.ones(node.output.shape[-1] or 0, np.float32), "one"), shift)
 
 
 class Subtract(Join):
@@ -95,11 +105,30 @@ class Multiply(Join):
         return Gradients(diffs)
 
 
-class Maximum(Join):
-    """Largest of the values, element by element; in the gradient a tie is shared."""
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        scale = per_channel(g, node)
+        return None if scale is None else (scale, constant(np.zeros(node.output.shape[-1] or 0, np.float32), "zero"))
 
-    type_name = "cnnext/Maximum@1"
-    op = "maximum"
+
+class Divide(Join):
+    """First value divided by the second."""
+
+    type_name = "cnnext/Divide@1"
+    op = "divide"
+    n_inputs = 2
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        a, b = node.inputs
+        share = g.apply1(Divide(name=f"{self.name}/share"), dy, b)
+        # d(a / b) / db = -(a / b) / b
+        diff_b = scaled(g, multiply(g, share, node.output), -1.0)
+        return Gradients([reduce_to(g, share, a.shape), reduce_to(g, diff_b, b.shape)])
+
+
+class Extremum(Join):
+    """What the largest and the smallest of several values share: in the gradient a tie is shared."""
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -107,14 +136,29 @@ class Maximum(Join):
         # max(a, b, c) = max(max(a, b), c): one comparison per link of the chain, from the last back to the first.
         partial = [node.inputs[0]]
         for x in node.inputs[1:-1]:
-            partial.append(g.apply1(Maximum(name=f"{self.name}/partial"), partial[-1], x))
+            partial.append(g.apply1(type(self)(name=f"{self.name}/partial"), partial[-1], x))
         diffs: list[Value] = []
         for so_far, x in zip(reversed(partial), reversed(node.inputs[1:]), strict=True):
-            wins = g.apply1(Compare(name=f"{self.name}/mask"), x, so_far)
-            loses = g.apply1(Compare(name=f"{self.name}/mask"), so_far, x)
+            wins, loses = (g.apply1(Compare(name=f"{self.name}/mask"), *pair) for pair in ((x, so_far), (so_far, x)))
+            if self.op == "minimum":
+                wins, loses = loses, wins
             diffs.insert(0, reduce_to(g, multiply(g, dy, wins), x.shape))
             dy = reduce_to(g, multiply(g, dy, loses), so_far.shape)
         return Gradients([reduce_to(g, dy, node.inputs[0].shape), *diffs])
+
+
+class Maximum(Extremum):
+    """Largest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Maximum@1"
+    op = "maximum"
+
+
+class Minimum(Extremum):
+    """Smallest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Minimum@1"
+    op = "minimum"
 
 
 class Average(Join):
@@ -141,6 +185,28 @@ class Compare(Join):
 
     op = "greater"
     n_inputs = 2
+
+
+class Equal(Join):
+    """1 where the values are equal, else 0."""
+
+    op = "equal"
+    n_inputs = 2
+
+
+def per_channel(g: Graph, node: Node) -> Value | None:
+    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is none."""
+    from cnnext.layers.reshape import ReshapeTo
+
+    x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]
+    shape, channels = x.shape, node.output.shape[-1:]
+    if len(node.inputs) != 2 or x.is_persistent or not term.is_persistent or shape != node.output.shape:
+        return None
+    if term.shape[-1:] != channels or any(n != 1 for n in term.shape[:-1]):
+        return None
+    if term.data is not None:
+        return constant(term.data.reshape(-1), term.name)
+    return term if term.shape == channels else g.apply1(ReshapeTo(channels, f"{term.name}/channels"), term)
 
 
 class ScaleChannels(Layer):
@@ -187,20 +253,8 @@ class SumTo(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst = b.view(node.inputs[0]), b.view(node.output)
         shape = (1,) * (len(src.shape) - len(dst.shape)) + dst.shape
-        *axes, last = range(len(src.shape))
-        reduced = [a for a in axes if shape[a] == 1 and src.shape[a] != 1]
-        kept = [a for a in axes if a not in reduced]
-        whole = shape[last] == 1 and src.shape[last] != 1
-        rows = prod(src.shape[a] for a in kept)
-        per_row = prod(src.shape[a] for a in reduced)
-        width = 1 if whole else src.shape[last]
-        target = View(dst.storage, dst.offset, (rows, width), (width, 1)) if dst.is_dense else b.temp((rows, width))
-        rows_per_tile = max(1, 16384 // max(per_row * src.shape[last], 1))
-        b.step("sum_axes", [src.permuted((*kept, *reduced, last))], [target],
-               {"kept": rows, "reduced": per_row, "rows": rows_per_tile, "whole": whole},
-               tiles=ceil(rows / rows_per_tile), scratch_bytes=4 * width, why=f"{per_row} rows each")
-        if not dst.is_dense:
-            copy_view(b, View(target.storage, 0, dst.shape, dense_strides(dst.shape)), dst)
+        strides = (0,) * (len(src.shape) - len(dst.shape)) + dst.strides
+        lower_reduction(b, src, View(dst.storage, dst.offset, shape, strides))
 
 
 def reduce_to(g: Graph, value: Value, shape: Shape) -> Value:
@@ -232,7 +286,14 @@ class Copy(Layer):
 
 def copy_view(b: PlanBuilder, src: View, dst: View, why: str = "copy") -> None:
     """Append the copy of a view of any strides into another of the same shape."""
+    if dst.storage.dtype != FLOAT32:
+        b.step("copy", [src], [dst], why=f"{why}, {dst.storage.dtype}", entry=_copy_arrays)
+        return
     row_step(b, "copy", [src], [dst], why=why, strided=True)
+
+
+def _copy_arrays(src: Sequence[np.ndarray], dst: Sequence[np.ndarray]) -> None:
+    dst[0][...] = src[0]
 
 
 def add(g: Graph, *values: Value) -> Value:
