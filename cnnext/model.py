@@ -213,6 +213,29 @@ class Model:
 
         save(self, path)
 
+    def export_onnx(self, path: str | os.PathLike[str], opset: int = 17) -> None:
+        """Write the inference form as an ONNX file, atomically; needs the package onnx (``cnnext[onnx]``).
+
+        Inputs and outputs keep names and shapes; the batch is the axis "N". ``cnnext.onnx.exporter.export`` returns the
+        ModelProto instead.
+
+        Parameters
+        ----------
+        path : path
+        opset : int
+            Version of ONNX's operators, from 13 to 23.
+
+        Raises
+        ------
+        ImportError
+            Without the package onnx.
+        ValueError
+            For another opset, and for layers that have no form in ONNX.
+        """
+        from cnnext.onnx.exporter import save
+
+        save(self, path, opset)
+
     def __getstate__(self) -> dict[str, Any]:
         from cnnext.serialization import to_bytes
 

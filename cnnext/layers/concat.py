@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from itertools import accumulate
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
@@ -10,6 +12,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.attributes import integer
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Concat(Layer):
@@ -67,6 +72,11 @@ class Concat(Layer):
         for x, target in zip(node.inputs, self.place(node, b.view(node.output)), strict=True):
             if b.view(x) != target:
                 copy_view(b, b.view(x), target, why="concat")
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order = b.layout(*node.inputs)
+        b.result(node.output, "Concat", [b.get(v, order) for v in node.inputs], order,
+                 axis=order.index(self.axis % len(order)))
 
 
 class Narrow(Layer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from math import prod
 
 from cnnext.geometry import PaddingPairs, window_extent
@@ -9,9 +11,13 @@ from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
 from cnnext.layers._weighted import BackwardData, weighted_gradient
+from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Conv2DTranspose(Layer):
@@ -117,6 +123,16 @@ class Conv2DTranspose(Layer):
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
         lower_backward_data(b, b.view(node.inputs[0]), b.view(node.weights["weights"]), bias, b.view(node.output),
                             self.geometry(), no_epilogue(node))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        window = self.geometry()
+        extra = list(self.output_padding)
+        if self.padding == "same":  # IH * SH rows, where the windows leave gaps between them too
+            extra = [p + max(s - window_extent(k, d), 0)
+                     for p, s, k, d in zip(extra, self.strides, self.kernel_size, self.dilation, strict=True)]
+        weights = b.weight(node.weights["weights"], (3, 2, 0, 1))
+        b.result_first(node.output, "ConvTranspose", [b.get_first(node.inputs[0]), weights, *b.weights_of(node, "bias")],
+                       group=self.groups, output_padding=extra, **onnx_window(window))
 
     @property
     def window(self) -> Window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, prod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 def broadcast_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
@@ -35,6 +38,8 @@ class Join(Layer):
 
     n_inputs: ClassVar[int | None] = None
     op: ClassVar[str] = ""
+    onnx_op: ClassVar[str] = ""
+    onnx_variadic: ClassVar[bool] = False   # takes any number of inputs in ONNX too
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) < 2:
@@ -47,6 +52,15 @@ class Join(Layer):
         for i, view in enumerate(rest):
             row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order = b.layout(*node.inputs)
+        first, *rest = (b.operand(v, order) for v in node.inputs)
+        if not self.onnx_variadic:
+            for name in rest[:-1]:
+                first = b.op(self.onnx_op, first, name)
+            rest = rest[-1:]
+        b.result(node.output, self.onnx_op, [first, *rest], order)
+
     def macs(self, node: Node) -> int:
         return 0
 
@@ -56,6 +70,7 @@ class Add(Join):
 
     type_name = "cnnext/Add@1"
     op = "add"
+    onnx_op = "Add"
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -68,6 +83,7 @@ class Subtract(Join):
 
     type_name = "cnnext/Subtract@1"
     op = "subtract"
+    onnx_op = "Sub"
     n_inputs = 2
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
@@ -82,6 +98,7 @@ class Multiply(Join):
 
     type_name = "cnnext/Multiply@1"
     op = "multiply"
+    onnx_op = "Mul"
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -100,6 +117,8 @@ class Maximum(Join):
 
     type_name = "cnnext/Maximum@1"
     op = "maximum"
+    onnx_op = "Max"
+    onnx_variadic = True
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -122,6 +141,8 @@ class Average(Join):
 
     type_name = "cnnext/Average@1"
     op = "add"
+    onnx_op = "Mean"
+    onnx_variadic = True
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         super().lower(b, node)

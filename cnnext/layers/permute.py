@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from math import ceil, prod
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
@@ -11,6 +13,9 @@ from cnnext.layers._rows import TILE_ELEMENTS, coalesce
 from cnnext.layers.attributes import shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 BLOCK = 16          # rows that the kernel transposes at once: one cache line of the source
 TILE_COLS = 2048    # so that a tile of few rows is long, and a long one is cut
@@ -56,6 +61,9 @@ class Permute(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         transpose_view(b, b.view(node.inputs[0]).permuted(self.axes), b.view(node.output))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.alias(node.output, node.inputs[0], self.axes)
 
 
 def transpose_view(b: PlanBuilder, src: View, dst: View) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from math import prod
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
@@ -10,6 +12,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.attributes import shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Reshape(Layer):
@@ -49,6 +54,13 @@ class Reshape(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         lower_reshape(b, node)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        if len(self.target_shape) == 1:
+            b.flatten(node.output, src)
+        else:
+            b.result(node.output, "Reshape", [b.get(src), b.ints(0, *self.target_shape)])  # 0: as in the source
 
 
 def reshape_back(g: Graph, diff_dst: Value, src_shape: Shape, name: str) -> Value:

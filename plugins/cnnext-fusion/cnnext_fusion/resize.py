@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._resample import AxisMap, Resample, lower_resample
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Resize(Layer):
@@ -43,6 +50,21 @@ class Resize(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        if self.mode == "nearest":  # by the indices: where a point lies between two pixels, runtimes round differently
+            order, maps = b.layout(src), self.maps((src.shape[0], *b.extents(src)))
+            rows, cols = (b.constant(np.array([terms[0][0] for terms in axis.terms], np.int64), "pixels") for axis in maps)
+            taller = b.op("Gather", b.get(src, order), rows, axis=order.index(1))
+            b.result(node.output, "Gather", [taller, cols], order, axis=order.index(2))
+            return
+        x, size, axes = b.get_first(src), b.ints(*self.size), {"axes": [2, 3]}
+        if b.opset < 18:
+            outer = b.op("Slice", b.op("Shape", x), b.ints(0), b.ints(2))
+            size, axes = b.op("Concat", outer, size, axis=0), {}
+        b.result_first(node.output, "Resize", [x, "", "", size], mode="linear",
+                       coordinate_transformation_mode="half_pixel", **axes)
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

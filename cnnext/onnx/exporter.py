@@ -1,0 +1,252 @@
+"""Models as ONNX files: ``export``, and ``save``, which is ``Model.export_onnx``.
+
+The exporter walks the model's graph in its inference form and asks each layer for its ``to_onnx``. It takes care itself of
+what layers have in common: identities vanish, ``data_format`` is a matter of names, a fused ``activation`` is a node of its
+own. A layer without ``to_onnx`` is written out as what it is composed of; one of a plugin becomes an operator in the domain of
+its vendor, with a function body where it is composed.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from cnnext._files import atomic_write
+from cnnext.errors import message
+from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value
+from cnnext.graph.passes.expand import channels_last_twin, composition
+from cnnext.layers.activation import activation_layer
+from cnnext.layers.attributes import as_int
+from cnnext.layers.layer import Layer, to_channels_first, to_channels_last
+from cnnext.model import Model
+from cnnext.onnx.builder import Library, OnnxBuilder
+from cnnext.onnx.package import onnx
+from cnnext.plugins import contained
+
+__all__ = ["DEFAULT_OPSET", "NEWEST_OPSET", "OLDEST_OPSET", "export", "save"]
+
+DEFAULT_OPSET = 17
+OLDEST_OPSET = 13   # from here on Softmax means one axis, and Squeeze, Split, ReduceSum take their axes as inputs
+NEWEST_OPSET = 23
+FUNCTIONS_IR = 8    # the first IR version with functions
+MAX_BYTES = 2**31 - 1
+
+
+def save(model: Model, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET) -> None:
+    """Write a model as an ONNX file; a crash while writing leaves the previous file whole. See ``export``."""
+    data = export(model, opset).SerializeToString()
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def export(model: Model, opset: int = DEFAULT_OPSET) -> Any:
+    """The model in its inference form as an ONNX ModelProto, checked.
+
+    Parameters
+    ----------
+    model : Model
+    opset : int
+        Version of ONNX's operators, from 13 to 23 and not beyond what the installed package onnx knows.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs, outputs and initializers have the names of inputs, outputs and parameters, nodes those of layers; inputs
+        and outputs have the shapes that they have here, the batch is the axis "N". The IR version is the oldest that has
+        the opset (8 for 17).
+
+    Warns
+    -----
+    UserWarning
+        For a plugin layer that becomes an operator of its own without a function body, which only cnnext can run.
+
+    Raises
+    ------
+    ImportError
+        Without the package onnx.
+    ValueError
+        For an opset out of range, a model of 2 GiB or more, and layers that cannot be exported.
+    """
+    opset = _checked_opset(opset)
+    graph, library = model.graph, Library()
+    b = OnnxBuilder(opset, library)
+    inputs = b.reserve(v.name for v in graph.inputs)
+    outputs = b.reserve(v.name for v in graph.outputs)
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        b.store(value, name, tuple(range(len(value.shape))))
+    for node in graph.nodes:
+        export_node(b, node)
+    b.finish(graph.outputs, outputs)
+    made = onnx.helper.make_graph(b.nodes, model.name, _value_infos(inputs, graph.inputs),
+                                  _value_infos(outputs, graph.outputs), b.initializers)
+    return _checked_model(model, made, library, opset)
+
+
+def _checked_opset(opset: int) -> int:
+    opset, newest = as_int("export_onnx", "opset", opset), min(NEWEST_OPSET, onnx.defs.onnx_opset_version())
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(message("export_onnx", "opset", f"be from {OLDEST_OPSET} to {newest}", opset))
+    return opset
+
+
+def _checked_model(model: Model, graph: Any, library: Library, opset: int) -> Any:
+    from cnnext import __version__
+
+    domains = {"": opset, **library.domains}
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    ir_version = onnx.helper.find_min_ir_version_for(imports[:1])
+    if library.functions:
+        ir_version = max(ir_version, FUNCTIONS_IR)
+    proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version, producer_name="cnnext",
+                                   producer_version=__version__, functions=list(library.functions.values()))
+    size = proto.ByteSize()
+    if size > MAX_BYTES:
+        raise ValueError(message(f"model {model.name!r}", "size", "be less than 2 GiB, which an ONNX file can hold", size))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _value_infos(names: Sequence[str], values: Sequence[Value]) -> list[Any]:
+    found = []
+    for name, value in zip(names, values, strict=True):
+        shape = [("N" if axis == 0 else f"{name}_{axis}") if n is None else n for axis, n in enumerate(value.shape)]
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        found.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+    return found
+
+
+# Nodes
+
+
+def export_node(b: OnnxBuilder, node: Node) -> None:
+    """Append what a node of cnnext is in ONNX."""
+    layer = node.layer
+    if layer.is_identity(False):
+        for value, source in zip(node.outputs, node.inputs, strict=True):
+            b.alias(value, source)
+        return
+    first = layer.data_format == "channels_first"
+    inner = Node(channels_last_twin(layer), [_channels_last(b, v) if first else v for v in node.inputs], node.weights,
+                 node.name)
+    inner.outputs = [Value(to_channels_last(v.shape) if first else v.shape, v.dtype, v.name, inner) for v in node.outputs]
+    before, b.node = b.node, inner
+    made = _export_layer(b, inner)
+    b.node = before
+    for value, source in zip(node.outputs, made, strict=True):
+        b.alias(value, source, _axes(to_channels_first, value.shape) if first else None)
+
+
+def _channels_last(b: OnnxBuilder, value: Value) -> Value:
+    last = Value(to_channels_last(value.shape), value.dtype, value.name)
+    b.alias(last, value, _axes(to_channels_last, value.shape))
+    return last
+
+
+def _axes(rule: Any, shape: Shape) -> tuple[int, ...]:
+    return rule(tuple(range(len(shape))))
+
+
+def _export_layer(b: OnnxBuilder, node: Node) -> list[Value]:
+    """Append a channels-last layer; returns the values that its outputs are."""
+    layer = node.layer
+    if type(layer).to_onnx is not Layer.to_onnx:
+        with contained(layer, "to_onnx"):
+            layer.to_onnx(b, node)
+        return _activated(b, node)
+    vendor = layer.type_name.partition("/")[0]
+    if vendor not in ("", "cnnext") and not layer.onnx_as_composed:
+        return _export_vendor_layer(b, node, vendor)
+    composed = _export_composed(b, node)
+    return composed if composed is not None else _export_vendor_layer(b, node, vendor)
+
+
+def _activated(b: OnnxBuilder, node: Node) -> list[Value]:
+    activation = getattr(node.layer, "activation", None)
+    if activation is None:
+        return node.outputs
+    function = activation_layer(activation)
+    g = Graph([], [])
+    values = [g.apply1(function, v, name=f"{node.name}/{type(function).__name__.lower()}") for v in node.outputs]
+    for applied in g.nodes:
+        export_node(b, applied)
+    return values
+
+
+def _export_composed(b: OnnxBuilder, node: Node) -> list[Value] | None:
+    """Append the layers that a layer is composed of; None if it is not."""
+    g = Graph([], [])
+    composed = composition(g, node.layer, node.inputs, node.weights)
+    for part in g.nodes if composed is not None else []:
+        export_node(b, part)
+    return composed
+
+
+# Operators of a vendor
+
+
+def _export_vendor_layer(b: OnnxBuilder, node: Node, vendor: str) -> list[Value]:
+    """Append an operator in the domain of its vendor, with the layer's attributes, and with its composition as a function."""
+    layer = node.layer
+    if not vendor:
+        raise ValueError(message(layer.where, "type_name", "be set (vendor/Layer@version), or the layer define to_onnx, "
+                                 "for an ONNX file to name it", layer.type_name))
+    op_type, _, version = layer.type_name.partition("/")[2].partition("@")
+    b.library.use(vendor, int(version or 1))
+    function = _function(b, node, vendor, op_type)
+    attributes, note = onnx_attributes(layer.config()), ""
+    if function is None:
+        attributes.pop("activation", None)
+        note = f"an operator of the plugin layer {layer.type_name}: other runtimes than cnnext need an implementation of it"
+        warnings.warn(f"{layer.where}: exported as {vendor}::{op_type}, {note}.", stacklevel=2)
+    names = b.reserve(v.name for v in node.outputs)
+    sources = [b.get(v) for v in (*node.inputs, *node.weights.values())]
+    b.append(function or op_type, sources, names, node.name, attributes, vendor, note)
+    for value, name in zip(node.outputs, names, strict=True):
+        b.store(value, name, tuple(range(len(value.shape))))
+    return node.outputs if function is not None else _activated(b, node)
+
+
+def _function(b: OnnxBuilder, node: Node, domain: str, op_type: str) -> str | None:
+    """The name of the function that a composed layer is; equal bodies share one. None for a layer that is not composed."""
+    layer = copy.copy(node.layer)
+    layer.name = op_type.lower()
+    sources = [Value(v.shape, v.dtype, f"x{i}") for i, v in enumerate(node.inputs)]
+    weights = {key: Value(v.shape, FLOAT32, key) for key, v in node.weights.items()}
+    body = OnnxBuilder(b.opset, b.library, function=True)
+    inputs = body.reserve(v.name for v in (*sources, *weights.values()))
+    outputs = body.reserve(f"y{i}" for i in range(len(node.outputs)))
+    for value, name in zip((*sources, *weights.values()), inputs, strict=True):
+        body.store(value, name, tuple(range(len(value.shape))))
+    made = _export_composed(body, Node(layer, sources, weights, layer.name))
+    if made is None:
+        return None
+    body.finish(made, outputs)
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in {"": b.opset, **b.library.domains}.items() if d != domain]
+    proto = onnx.helper.make_function(domain, op_type, inputs, outputs, body.nodes, imports,
+                                      attributes=list(onnx_attributes(node.layer.config())))
+    functions, key = b.library.functions, proto.SerializeToString(deterministic=True)
+    if key not in functions:
+        alike = sum((f.domain, f.name.partition("_body")[0]) == (domain, op_type) for f in functions.values())
+        proto.name = f"{op_type}_body{alike + 1}" if alike else op_type
+        functions[key] = proto
+    return functions[key].name
+
+
+def onnx_attributes(config: dict[str, Any]) -> dict[str, Any]:
+    """A layer's JSON-able attributes as those of an ONNX node; what ONNX has no type for becomes JSON."""
+    import json
+
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, bool):
+            found[key] = int(value)
+        elif isinstance(value, (int, float, str)):
+            found[key] = value
+        elif isinstance(value, list) and value and len({type(v) for v in value}) == 1 and type(value[0]) in (int, float, str):
+            found[key] = value
+        elif value is not None:
+            found[key] = json.dumps(value)
+    return found
