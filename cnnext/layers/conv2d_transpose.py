@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
@@ -130,9 +129,19 @@ class Conv2DTranspose(Layer):
         if self.padding == "same":  # IH * SH rows, where the windows leave gaps between them too
             extra = [p + max(s - window_extent(k, d), 0)
                      for p, s, k, d in zip(extra, self.strides, self.kernel_size, self.dilation, strict=True)]
-        weights = b.weight(node.weights["weights"], (3, 2, 0, 1))
-        b.result_first(node.output, "ConvTranspose", [b.get_first(node.inputs[0]), weights, *b.weights_of(node, "bias")],
-                       group=self.groups, output_padding=extra, **onnx_window(window))
+        inputs = [b.get_first(node.inputs[0]), b.weight(node.weights["weights"], (3, 2, 0, 1))]
+        attributes = dict(onnx_window(window), group=self.groups)
+        if all(p < max(s, d) for p, s, d in zip(extra, self.strides, self.dilation, strict=True)):
+            b.result_first(node.output, "ConvTranspose", [*inputs, *b.weights_of(node, "bias")], output_padding=extra,
+                           **attributes)
+            return
+        # more rows than ONNX allows an output_padding
+        padded = [b.op("ConvTranspose", *inputs, **attributes), b.ints(0, 0, 0, 0, 0, 0, *extra)]
+        if "bias" in node.weights:
+            column = b.weight(node.weights["bias"], shape=(self.filters, 1, 1))
+            b.result_first(node.output, "Add", [b.op("Pad", *padded), column])
+        else:
+            b.result_first(node.output, "Pad", padded)
 
     @property
     def window(self) -> Window:

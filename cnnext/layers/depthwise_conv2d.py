@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext._native.executor import BINARY, UNARY
 from cnnext.geometry import PaddingPairs, resolve_padding

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from math import ceil, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 

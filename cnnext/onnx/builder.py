@@ -31,12 +31,22 @@ LAST_INDEX = np.iinfo(np.int64).max     # of a Slice: to the end
 class Library:
     """What a file holds beside its graph: functions, and the domains of operators that are not ONNX's own."""
 
-    functions: dict[bytes, Any] = field(default_factory=dict)
+    functions: dict[bytes, Any] = field(default_factory=dict)     # by their contents without the name
     domains: dict[str, int] = field(default_factory=dict)
 
     def use(self, domain: str, version: int) -> None:
         """Note that the file has operators of a domain."""
         self.domains[domain] = max(version, self.domains.get(domain, 1))
+
+    def add(self, function: Any) -> str:
+        """Take a function, unless there is one of the same body; returns the name: a number follows that of another body."""
+        key = function.SerializeToString(deterministic=True)
+        if key not in self.functions:
+            stem, domain = function.name, function.domain
+            alike = sum(f.domain == domain and f.name.partition("_body")[0] == stem for f in self.functions.values())
+            function.name = f"{stem}_body{alike + 1}" if alike else stem
+            self.functions[key] = function
+        return self.functions[key].name
 
 
 @dataclass
@@ -58,6 +68,23 @@ class _Tensors:
     flat: _Flat | None = None
 
 
+@dataclass(frozen=True)
+class _Form:
+    """How an operator wants a parameter: see ``OnnxBuilder.weight``."""
+
+    flip: Order
+    split: Order | None
+    axes: Order | None
+    shape: Order | None
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The array in this form."""
+        array = np.flip(array, self.flip)
+        array = array if self.split is None else array.reshape(self.split)
+        array = array if self.axes is None else array.transpose(self.axes)
+        return array if self.shape is None else array.reshape(self.shape)
+
+
 class OnnxBuilder:
     """The nodes of an ONNX graph, or of a function, under construction.
 
@@ -67,7 +94,8 @@ class OnnxBuilder:
         Version of ONNX's own operators; a layer whose operator came later is written out of others.
     library : Library
     function : bool
-        Functions have no initializers: constants become nodes.
+        Functions have no initializers: constants become nodes. Their names say nothing of the layer, so that equal layers
+        have equal functions.
 
     Attributes
     ----------
@@ -151,8 +179,8 @@ class OnnxBuilder:
 
     # Parameters and constants
 
-    def weight(self, value: Value, axes: Sequence[int] | None = None, *, split: Sequence[int | None] | None = None,
-               shape: Sequence[int] | None = None, flip: Sequence[int] = ()) -> str:
+    def weight(self, value: Value, axes: Sequence[int] | None = None, *, split: Sequence[Any] | None = None,
+               shape: Sequence[Any] | None = None, flip: Sequence[int] = ()) -> str:
         """A parameter in the form that an operator wants: flipped, reshaped, its axes permuted, reshaped again.
 
         Parameters
@@ -166,32 +194,30 @@ class OnnxBuilder:
         flip : tuple of int
             Axes to reverse, before all else.
         """
-        axes = None if axes is None or list(axes) == list(range(len(axes))) else axes
-        form = tuple(None if part is None else tuple(part) for part in (flip, split, axes, shape))
+        if axes is not None and list(axes) == list(range(len(axes))):
+            axes = None
+        form = _Form(tuple(flip), *(None if part is None else tuple(part) for part in (split, axes, shape)))
         if not value.is_persistent:
-            return self._rearranged(value, *form)
+            return self._rearranged(value, form)
         owner = value.parameter or value
         if (owner, form) not in self._weights:
             array = value.parameter.data if value.parameter is not None else value.data
             assert array is not None
-            array = np.flip(array, flip)
-            array = array if split is None else array.reshape([n or 0 for n in split])
-            array = array if axes is None else array.transpose(axes)
-            array = array if shape is None else array.reshape(shape)
-            self._weights[owner, form] = self._initializer(array, owner.name)
+            self._weights[owner, form] = self._initializer(form.of(array), owner.name)
         return self._weights[owner, form]
 
-    def _rearranged(self, value: Value, flip: Order | None, split: Order | None, axes: Order | None,
-                    shape: Order | None) -> str:
+    def _rearranged(self, value: Value, form: _Form) -> str:
         if value not in self._tensors:
             raise ValueError(message(self._where(), "inputs", "be made by a node, or be an input of the model", value))
         name = self.get(value)
-        if flip:
-            back = [self.ints(*[end] * len(flip)) for end in (-1, -LAST_INDEX, -1)]
-            name = self.op("Slice", name, back[0], back[1], self.ints(*flip), back[2])
-        name = name if split is None else self.op("Reshape", name, self.ints(*split))
-        name = name if axes is None else self.op("Transpose", name, perm=list(axes))
-        return name if shape is None else self.op("Reshape", name, self.ints(*shape))
+        if form.flip:
+            first, stop, step = (self.ints(*[end] * len(form.flip)) for end in (-1, -LAST_INDEX, -1))
+            name = self.op("Slice", name, first, stop, self.ints(*form.flip), step)
+        if form.split is not None:
+            name = self.op("Reshape", name, self.ints(*form.split))
+        if form.axes is not None:
+            name = self.op("Transpose", name, perm=list(form.axes))
+        return name if form.shape is None else self.op("Reshape", name, self.ints(*form.shape))
 
     def weights_of(self, node: Node, *keys: str) -> list[str]:
         """The node's weights of these names as they are; those that it does not have are left out."""
@@ -302,9 +328,9 @@ class OnnxBuilder:
                domain: str = "", note: str = "") -> None:
         """Append a node by names of tensors; attributes that are None are left out."""
         given = {key: a for key, a in attributes.items() if a is not None}
-        node = onnx.helper.make_node(op_type, list(inputs), list(outputs), _unique(name, self._node_names),
-                                     domain=domain or None, doc_string=note or None, **given)
-        self.nodes.append(node)
+        name = _unique(op_type.lower() if self._function else name, self._node_names)
+        self.nodes.append(onnx.helper.make_node(op_type, list(inputs), list(outputs), name, domain=domain or None,
+                                                doc_string=note or None, **given))
 
     def store(self, value: Value, name: str, order: Order) -> None:
         """Say which tensor a value has."""
@@ -315,22 +341,21 @@ class OnnxBuilder:
 
     def reserve(self, names: Iterable[str]) -> list[str]:
         """Names that nothing else may take, made different from each other."""
-        return [self._unique(name) for name in names]
+        return [_unique(name, self._taken) for name in names]
 
-    def finish(self, values: Sequence[Value], names: Sequence[str], inputs: Sequence[str] = ()) -> None:
-        """Give the tensors of the outputs their names."""
+    def finish(self, values: Sequence[Value], names: Sequence[str]) -> None:
+        """Give the tensors of the outputs their names, or copies of them where a tensor has a name that it must keep."""
+        there = [self.get(value) for value in values]
         made = {name for node in self.nodes for name in node.output}
         new_names: dict[str, str] = {}
-        for value, wanted in zip(values, names, strict=True):
-            there = self.get(value)
-            is_new = there not in made and there in {name for node in self.nodes for name in node.output}
-            if (there in made or is_new) and there not in new_names:
-                new_names[there] = wanted
+        for name, wanted in zip(there, names, strict=True):
+            if name in made and name not in new_names:
+                new_names[name] = wanted
             else:
-                self.append("Identity", [there], [wanted], wanted, {})
+                self.append("Identity", [name], [wanted], wanted, {})
         for node in self.nodes:
-            for field_ in (node.input, node.output):
-                field_[:] = [new_names.get(name, name) for name in field_]
+            for tensors in (node.input, node.output):
+                tensors[:] = [new_names.get(name, name) for name in tensors]
 
     def _where(self) -> str:
         return self.node.layer.where if self.node is not None else "model"
@@ -343,7 +368,7 @@ class OnnxBuilder:
         return self._unique(value.name + (kinds.get(order, "/transposed") if order != plain(value) else ""))
 
     def _unique(self, name: str) -> str:
-        return _unique(name, self._taken)
+        return _unique("value" if self._function else name, self._taken)
 
 
 def plain(value: Value) -> Order:

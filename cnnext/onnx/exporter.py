@@ -2,16 +2,17 @@
 
 The exporter walks the model's graph in its inference form and asks each layer for its ``to_onnx``. It takes care itself of
 what layers have in common: identities vanish, ``data_format`` is a matter of names, a fused ``activation`` is a node of its
-own. A layer without ``to_onnx`` is written out as what it is composed of; one of a plugin becomes an operator in the domain of
-its vendor, with a function body where it is composed.
+own. A layer without ``to_onnx`` is written out as what it is composed of; one of a plugin becomes an operator in the domain
+of its vendor, with a function body where it is composed.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnnext._files import atomic_write
@@ -124,51 +125,54 @@ def _value_infos(names: Sequence[str], values: Sequence[Value]) -> list[Any]:
 def export_node(b: OnnxBuilder, node: Node) -> None:
     """Append what a node of cnnext is in ONNX."""
     layer = node.layer
-    if layer.is_identity(False):
-        for value, source in zip(node.outputs, node.inputs, strict=True):
-            b.alias(value, source)
-        return
-    first = layer.data_format == "channels_first"
-    inner = Node(channels_last_twin(layer), [_channels_last(b, v) if first else v for v in node.inputs], node.weights,
-                 node.name)
-    inner.outputs = [Value(to_channels_last(v.shape) if first else v.shape, v.dtype, v.name, inner) for v in node.outputs]
-    before, b.node = b.node, inner
-    made = _export_layer(b, inner)
-    b.node = before
+    made: list[Value] | None = node.inputs
+    if not layer.is_identity(False):
+        made = _export_own_operator(b, node) if _is_own_operator(layer) else _export_channels_last(b, node)
+    if made is None:
+        raise ValueError(message(layer.where, "type_name", "be set (vendor/Layer@version), or the layer define to_onnx, "
+                                 "for an ONNX file to name it", layer.type_name))
     for value, source in zip(node.outputs, made, strict=True):
-        b.alias(value, source, _axes(to_channels_first, value.shape) if first else None)
+        if value is not source:
+            b.alias(value, source)
 
 
-def _channels_last(b: OnnxBuilder, value: Value) -> Value:
-    last = Value(to_channels_last(value.shape), value.dtype, value.name)
-    b.alias(last, value, _axes(to_channels_last, value.shape))
-    return last
-
-
-def _axes(rule: Any, shape: Shape) -> tuple[int, ...]:
-    return rule(tuple(range(len(shape))))
-
-
-def _export_layer(b: OnnxBuilder, node: Node) -> list[Value]:
-    """Append a channels-last layer; returns the values that its outputs are."""
-    layer = node.layer
-    if type(layer).to_onnx is not Layer.to_onnx:
-        with contained(layer, "to_onnx"):
-            layer.to_onnx(b, node)
-        return _activated(b, node)
+def _is_own_operator(layer: Layer) -> bool:
     vendor = layer.type_name.partition("/")[0]
-    if vendor not in ("", "cnnext") and not layer.onnx_as_composed:
-        return _export_vendor_layer(b, node, vendor)
-    composed = _export_composed(b, node)
-    return composed if composed is not None else _export_vendor_layer(b, node, vendor)
+    return not _has_form(layer) and not layer.onnx_as_composed and vendor not in ("", "cnnext")
 
 
-def _activated(b: OnnxBuilder, node: Node) -> list[Value]:
+def _has_form(layer: Layer) -> bool:
+    return type(layer).to_onnx is not Layer.to_onnx
+
+
+def _export_channels_last(b: OnnxBuilder, node: Node) -> list[Value] | None:
+    """Export a layer in its channels-last form; returns the values that its outputs are, None if it has no form in ONNX."""
+    first, before = node.layer.data_format == "channels_first", b.node
+    inner = Node(channels_last_twin(node.layer), node.inputs, node.weights, node.name)
+    inner.outputs = node.outputs
+    if first:
+        inner.inputs = [_permuted(b, v, to_channels_last) for v in node.inputs]
+        inner.outputs = [Value(to_channels_last(v.shape), v.dtype, v.name, inner) for v in node.outputs]
+    b.node = inner
+    made = _export_by_form(b, inner) if _has_form(inner.layer) else _export_composed(b, inner)
+    b.node = before
+    return [_permuted(b, v, to_channels_first) for v in made] if first and made is not None else made
+
+
+def _permuted(b: OnnxBuilder, value: Value, rule: Callable[[Shape], Shape]) -> Value:
+    permuted = Value(rule(value.shape), value.dtype, value.name)
+    b.alias(permuted, value, tuple(axis or 0 for axis in rule(tuple(range(len(value.shape))))))
+    return permuted
+
+
+def _export_by_form(b: OnnxBuilder, node: Node) -> list[Value]:
+    """Append the nodes that the layer names, and its activation."""
+    with contained(node.layer, "to_onnx"):
+        node.layer.to_onnx(b, node)
     activation = getattr(node.layer, "activation", None)
     if activation is None:
         return node.outputs
-    function = activation_layer(activation)
-    g = Graph([], [])
+    function, g = activation_layer(activation), Graph([], [])
     values = [g.apply1(function, v, name=f"{node.name}/{type(function).__name__.lower()}") for v in node.outputs]
     for applied in g.nodes:
         export_node(b, applied)
@@ -177,6 +181,9 @@ def _activated(b: OnnxBuilder, node: Node) -> list[Value]:
 
 def _export_composed(b: OnnxBuilder, node: Node) -> list[Value] | None:
     """Append the layers that a layer is composed of; None if it is not."""
+    if not node.layer.type_name.startswith("cnnext/"):
+        for value in node.inputs:   # compose rules of plugins may rely on them, as they do when a plan is made
+            b.extents(value)
     g = Graph([], [])
     composed = composition(g, node.layer, node.inputs, node.weights)
     for part in g.nodes if composed is not None else []:
@@ -187,29 +194,26 @@ def _export_composed(b: OnnxBuilder, node: Node) -> list[Value] | None:
 # Operators of a vendor
 
 
-def _export_vendor_layer(b: OnnxBuilder, node: Node, vendor: str) -> list[Value]:
-    """Append an operator in the domain of its vendor, with the layer's attributes, and with its composition as a function."""
+def _export_own_operator(b: OnnxBuilder, node: Node) -> list[Value]:
+    """Append an operator in its vendor's domain: the whole layer with its attributes, and its composition as a body."""
     layer = node.layer
-    if not vendor:
-        raise ValueError(message(layer.where, "type_name", "be set (vendor/Layer@version), or the layer define to_onnx, "
-                                 "for an ONNX file to name it", layer.type_name))
-    op_type, _, version = layer.type_name.partition("/")[2].partition("@")
-    b.library.use(vendor, int(version or 1))
-    function = _function(b, node, vendor, op_type)
+    domain, _, rest = layer.type_name.partition("/")
+    op_type, _, version = rest.partition("@")
+    b.library.use(domain, int(version or 1))
     attributes, note = onnx_attributes(layer.config()), ""
+    function = _function(b, node, domain, op_type, list(attributes))
     if function is None:
-        attributes.pop("activation", None)
         note = f"an operator of the plugin layer {layer.type_name}: other runtimes than cnnext need an implementation of it"
-        warnings.warn(f"{layer.where}: exported as {vendor}::{op_type}, {note}.", stacklevel=2)
+        warnings.warn(f"{layer.where}: exported as {domain}::{op_type}, {note}.", stacklevel=2)
     names = b.reserve(v.name for v in node.outputs)
     sources = [b.get(v) for v in (*node.inputs, *node.weights.values())]
-    b.append(function or op_type, sources, names, node.name, attributes, vendor, note)
+    b.append(function or op_type, sources, names, node.name, attributes, domain, note)
     for value, name in zip(node.outputs, names, strict=True):
         b.store(value, name, tuple(range(len(value.shape))))
-    return node.outputs if function is not None else _activated(b, node)
+    return node.outputs
 
 
-def _function(b: OnnxBuilder, node: Node, domain: str, op_type: str) -> str | None:
+def _function(b: OnnxBuilder, node: Node, domain: str, op_type: str, attributes: list[str]) -> str | None:
     """The name of the function that a composed layer is; equal bodies share one. None for a layer that is not composed."""
     layer = copy.copy(node.layer)
     layer.name = op_type.lower()
@@ -220,32 +224,26 @@ def _function(b: OnnxBuilder, node: Node, domain: str, op_type: str) -> str | No
     outputs = body.reserve(f"y{i}" for i in range(len(node.outputs)))
     for value, name in zip((*sources, *weights.values()), inputs, strict=True):
         body.store(value, name, tuple(range(len(value.shape))))
-    made = _export_composed(body, Node(layer, sources, weights, layer.name))
+    inner = Node(layer, sources, weights, layer.name)
+    inner.outputs = [Value(v.shape, v.dtype, name, inner) for v, name in zip(node.outputs, outputs, strict=True)]
+    made = _export_channels_last(body, inner)
     if made is None:
         return None
     body.finish(made, outputs)
-    imports = [onnx.helper.make_opsetid(d, v) for d, v in {"": b.opset, **b.library.domains}.items() if d != domain]
-    proto = onnx.helper.make_function(domain, op_type, inputs, outputs, body.nodes, imports,
-                                      attributes=list(onnx_attributes(node.layer.config())))
-    functions, key = b.library.functions, proto.SerializeToString(deterministic=True)
-    if key not in functions:
-        alike = sum((f.domain, f.name.partition("_body")[0]) == (domain, op_type) for f in functions.values())
-        proto.name = f"{op_type}_body{alike + 1}" if alike else op_type
-        functions[key] = proto
-    return functions[key].name
+    domains = {"": b.opset, **{n.domain: b.library.domains[n.domain] for n in body.nodes if n.domain}}
+    imports = [onnx.helper.make_opsetid(*item) for item in domains.items()]
+    proto = onnx.helper.make_function(domain, op_type, inputs, outputs, body.nodes, imports, attributes=attributes)
+    return b.library.add(proto)
 
 
 def onnx_attributes(config: dict[str, Any]) -> dict[str, Any]:
     """A layer's JSON-able attributes as those of an ONNX node; what ONNX has no type for becomes JSON."""
-    import json
-
     found: dict[str, Any] = {}
     for key, value in config.items():
+        kinds = {type(v) for v in (value if isinstance(value, list) else [value])}
         if isinstance(value, bool):
             found[key] = int(value)
-        elif isinstance(value, (int, float, str)):
-            found[key] = value
-        elif isinstance(value, list) and value and len({type(v) for v in value}) == 1 and type(value[0]) in (int, float, str):
+        elif len(kinds) == 1 and kinds <= {int, float, str}:
             found[key] = value
         elif value is not None:
             found[key] = json.dumps(value)

@@ -44,7 +44,7 @@ def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value
 
 
 def composition(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value]) -> list[Value] | None:
-    """Append what a channels-last layer is composed of, and return the values that stand for its outputs; None if nothing."""
+    """Append what a channels-last layer composes and return what stands for its outputs; None if it composes nothing."""
     with contained(layer, "compose rule"):
         composed = layer.compose(g, *inputs, weights=weights)
         if composed is None:

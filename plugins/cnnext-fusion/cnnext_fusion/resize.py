@@ -59,12 +59,11 @@ class Resize(Layer):
             taller = b.op("Gather", b.get(src, order), rows, axis=order.index(1))
             b.result(node.output, "Gather", [taller, cols], order, axis=order.index(2))
             return
-        x, size, axes = b.get_first(src), b.ints(*self.size), {"axes": [2, 3]}
-        if b.opset < 18:
-            outer = b.op("Slice", b.op("Shape", x), b.ints(0), b.ints(2))
-            size, axes = b.op("Concat", outer, size, axis=0), {}
-        b.result_first(node.output, "Resize", [x, "", "", size], mode="linear",
-                       coordinate_transformation_mode="half_pixel", **axes)
+        # the whole shape: "axes" of Resize came later, and scales instead of sizes round
+        x = b.get_first(src)
+        outer = b.op("Slice", b.op("Shape", x), b.ints(0), b.ints(2))
+        size = b.op("Concat", outer, b.ints(*self.size), axis=0)
+        b.result_first(node.output, "Resize", [x, "", "", size], mode="linear", coordinate_transformation_mode="half_pixel")
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

@@ -92,8 +92,7 @@ class GroupNorm(SampleNorm):
         grouped = b.op("InstanceNormalization", b.op("Reshape", x, b.ints(0, self.groups, -1)), ones, zeros,
                        epsilon=self.epsilon)
         whole = b.op("Reshape", grouped, b.op("Shape", x))
-        axes = (*range(1, len(src.shape) - 1), 0)
-        scale, shift = (b.weight(v, axes, split=(1,) * (len(src.shape) - 2) + (channels,)) for v in (gamma, beta))
+        scale, shift = (b.weight(v, shape=(channels, *[1] * (len(src.shape) - 2))) for v in (gamma, beta))
         b.result_first(node.output, "Add", [b.op("Mul", whole, scale), shift])
 
 

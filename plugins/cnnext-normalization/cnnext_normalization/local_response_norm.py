@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -94,8 +93,10 @@ class Cut(Layer):
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
         order = b.layout(src)
+        b.extents(src)
         for box, value in zip(self.cuts(src.shape), node.outputs, strict=True):
-            ranges = {order.index(axis): part for axis, part in enumerate(box, 1) if part not in ((0, None), (0, src.shape[axis]))}
+            ranges = {order.index(axis): part for axis, part in enumerate(box, 1)
+                      if part not in ((0, None), (0, src.shape[axis]))}
             if ranges:
                 b.result(value, *b.slice(b.get(src, order), ranges), order)
             else:
