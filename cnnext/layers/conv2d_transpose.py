@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -129,13 +130,17 @@ class Conv2DTranspose(Layer):
         if self.padding == "same":  # IH * SH rows, where the windows leave gaps between them too
             extra = [p + max(s - window_extent(k, d), 0)
                      for p, s, k, d in zip(extra, self.strides, self.kernel_size, self.dilation, strict=True)]
+        if any(p >= s for p, s in zip(extra, self.strides, strict=True)):
+            # more than ONNX Runtime takes: rows that the padding need not cut, and beyond those, zeros
+            pads = [(before, max(after - p, 0)) for (before, after), p in zip(window.padding, extra, strict=True)]
+            extra = [max(p - after, 0) for (_, after), p in zip(window.padding, extra, strict=True)]
+            window = replace(window, padding=(pads[0], pads[1]))
         inputs = [b.get_first(node.inputs[0]), b.weight(node.weights["weights"], (3, 2, 0, 1))]
         attributes = dict(onnx_window(window), group=self.groups)
-        if all(p < max(s, d) for p, s, d in zip(extra, self.strides, self.dilation, strict=True)):
+        if all(p < s for p, s in zip(extra, self.strides, strict=True)):
             b.result_first(node.output, "ConvTranspose", [*inputs, *b.weights_of(node, "bias")], output_padding=extra,
                            **attributes)
             return
-        # more rows than ONNX allows an output_padding
         padded = [b.op("ConvTranspose", *inputs, **attributes), b.ints(0, 0, 0, 0, 0, 0, *extra)]
         if "bias" in node.weights:
             column = b.weight(node.weights["bias"], shape=(self.filters, 1, 1))

@@ -63,6 +63,7 @@ EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {
                                      {"strides": (4, 5), "padding": "same", "output_padding": (3, 4)},
                                      {"strides": 2, "padding": ((1, 0), (0, 2)), "output_padding": 1, "dilation": 2},
                                      {"dilation": 3, "padding": 1, "use_bias": False, "activation": "relu"},
+                                     {"dilation": 3, "padding": ((0, 1), (2, 2)), "output_padding": 2},
                                      {"data_format": "channels_first", "strides": 2})],
     "DepthwiseConv2D": [({"kernel_size": (3, 2), **more}, IMAGE)
                         for more in ({}, {"depth_multiplier": 3}, {"padding": "same", "strides": 2, "activation": "relu6"},
@@ -72,8 +73,8 @@ EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {
                         for more in ({}, {"padding": "same", "depth_multiplier": 2, "activation": "silu"},
                                      {"strides": 2, "use_bias": False, "data_format": "channels_first"})],
     "LocallyConnected2D": [({"filters": 5, "kernel_size": (3, 2), **more}, [(5, 6, 2)])
-                           for more in ({}, {"padding": "same", "strides": 2}, {"activation": "relu"},
-                                        {"padding": ((1, 0), (0, 2)), "use_bias": False}, {"data_format": "channels_first"})],
+                           for more in ({}, {"padding": "same", "strides": 2}, {"data_format": "channels_first"},
+                                        {"padding": ((1, 0), (0, 2)), "use_bias": False, "activation": "relu"})],
     **{name: [({**window, **more}, IMAGE)
               for window in ({}, {"pool_size": 3, "strides": 2}, {"pool_size": 2, "dilation": 3, "strides": 1},
                              {"pool_size": (2, 3), "strides": (3, 2), "ceil_mode": True},
