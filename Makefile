@@ -9,7 +9,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 FLAVOUR := release$(if $(filter-out 0,$(CNNEXT_NO_OPENMP)),-no-openmp)
 NATIVE_SOURCES := setup.py cnnext/build.py cnnext/kernel_list.py $(wildcard cnnext/*.pxd cnnext/include/* src/* src/*/*)
 
-.PHONY: help demo test test-all bench lint wheel debug-test clean FORCE
+.PHONY: help demo test test-all bench lint wheel debug-test abi clean FORCE
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make lint        ruff, cython-lint, mypy, and a Cython build without performance hints"
 	@echo "make wheel       a source archive and a wheel, in dist/"
 	@echo "make debug-test  the quick tests with bounds checks and sanitizers"
+	@echo "make abi         at a release: describe the native contract that is released"
 	@echo "make clean       remove what was built, and .venv"
 
 demo: $(VENV)/stamp-native $(VENV)/stamp-demo
@@ -53,6 +54,10 @@ debug-test: $(VENV)/stamp-test
 	rm -rf $(DEBUG_LIB)/tests && cp -r tests pyproject.toml $(DEBUG_LIB)
 	cd $(DEBUG_LIB) && LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    UBSAN_OPTIONS=print_stacktrace=1 $(CURDIR)/$(PY) -m pytest -q -m "not slow" tests
+
+# tests/abi compares the header with this description from then on, and refuses all but appends.
+abi: $(VENV)/stamp-test
+	$(PY) -m tests.abi.contract
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) cnnext/_native/*.so

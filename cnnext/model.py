@@ -47,6 +47,7 @@ class Model:
         self._check_graph()
         self._runner = Runner(self.graph, num_threads)
         self._trainer: Trainer | None = None
+        self.metadata: dict[str, str] = {}
         self.optimizer: Any = None
         self.loss: Any = None
         self.metrics: list[Any] = []
@@ -303,6 +304,6 @@ def as_float32(x: Any) -> np.ndarray:
 
 def _values(name: str, argument: str, values: Value | Sequence[Value]) -> list[Value]:
     found = [values] if isinstance(values, Value) else list(values)
-    if not found or not all(isinstance(v, Value) for v in found):
+    if not found and argument == "outputs" or not all(isinstance(v, Value) for v in found):
         raise TypeError(message(f"model {name!r}", argument, "be values that cnnext.Input or a layer made", values))
     return found

@@ -10,6 +10,17 @@ cdef extern from "cnnext_plugin.h" nogil:
     enum:
         CNX_FLOAT32
         CNX_INT64
+        CNX_FLOAT64
+        CNX_FLOAT16
+        CNX_INT32
+        CNX_INT16
+        CNX_INT8
+        CNX_UINT8
+        CNX_UINT16
+        CNX_UINT32
+        CNX_UINT64
+        CNX_BOOL
+        CNX_OTHER_DTYPE
 
     enum:
         CNX_OK
@@ -33,6 +44,26 @@ cdef extern from "cnnext_plugin.h" nogil:
         CNX_SOFTPLUS
         CNX_SOFTSIGN
         CNX_AFFINE
+        CNX_EXP
+        CNX_LOG
+        CNX_SQRT
+        CNX_RSQRT
+        CNX_ABS
+        CNX_RECIPROCAL
+        CNX_SQUARE
+        CNX_CUBE
+        CNX_POWER
+        CNX_FLOOR
+        CNX_CEIL
+        CNX_ROUND
+        CNX_SIGN
+        CNX_ERF
+        CNX_LEAKY_RELU_ANY
+        CNX_ELU_ANY
+        CNX_CELU
+        CNX_THRESHOLDED_RELU
+        CNX_SWISH
+        CNX_SHRINK
         CNX_UNARY_COUNT
 
     enum:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "Plugin", "Scan", "contained", "installed", "layer_class", "prefer", "provider", "registered", "scan"]
 
 GROUP = "cnnext.layers"
+ONNX_GROUP = "cnnext.onnx"
 
 _TYPE_NAME = re.compile(r"(?P<vendor>[A-Za-z0-9][\w.-]*)/(?P<layer>[A-Za-z_]\w*)@(?P<version>[1-9][0-9]{0,8})")
 _ALLOWED, _PREFERRED = "CNNEXT_PLUGINS", "CNNEXT_PLUGIN_PREFER"
@@ -204,6 +205,44 @@ def _normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
 
 
+# ONNX operators
+
+
+def onnx_rule(domain: str, op_type: str) -> Any:
+    """The rule by which a plugin turns an ONNX operator into layers, or None where no installed plugin has one.
+
+    A rule is an entry point of the group ``cnnext.onnx`` with the name ``domain/OpType``, where ``ai.onnx`` is the domain of
+    ONNX itself, and the value ``module:function``; the function takes a ``cnnext.onnx.site.Site``.
+
+    Raises
+    ------
+    PluginError
+        If the rule cannot be imported, or several distributions have one.
+    """
+    name = f"{domain or 'ai.onnx'}/{op_type}"
+    found = [entry for entry in _onnx_entries(tuple((folder, _changed(folder)) for folder in sys.path))
+             if entry.name == name and _is_allowed(entry.distro.name)]
+    if len({entry.distro.name for entry in found}) > 1:
+        owners = " and ".join(sorted(entry.distro.name for entry in found))
+        raise PluginError(f"the ONNX operator {name!r} is provided by {owners}. Uninstall one of them, or name the others "
+                          f"in {_ALLOWED}.")
+    return _load_rule(found[0]) if found else None
+
+
+@lru_cache(maxsize=4)
+def _onnx_entries(folders: tuple[tuple[str, int], ...]) -> list[Any]:
+    return _entries([folder for folder, _ in folders], ONNX_GROUP)[0]
+
+
+def _load_rule(entry: Any) -> Any:
+    owner = f"{entry.distro.name} {entry.distro.version}, entry point {entry.name}"
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: {error} "
+                          f"({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
+
+
 # Who is to blame
 
 
@@ -260,7 +299,7 @@ def _changed(folder: str) -> int:
 @lru_cache(maxsize=4)
 def _scan(folders: tuple[tuple[str, int], ...]) -> Scan:
     path = [folder for folder, _ in folders]
-    entries, faults = _entries(path)
+    entries, faults = _entries(path, GROUP)
     plugins: dict[Plugin, None] = {}
     for entry in entries:
         target = f"{entry.module_name}:{entry.object_name}" if entry.object_name else entry.module_name
@@ -277,21 +316,21 @@ def _scan(folders: tuple[tuple[str, int], ...]) -> Scan:
     return Scan(tuple(plugins), tuple(faults))
 
 
-def _entries(path: list[str]) -> tuple[list[Any], list[str]]:
+def _entries(path: list[str], group: str) -> tuple[list[Any], list[str]]:
     import entrypoints
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            entries = entrypoints.get_group_all(GROUP, path=path)
+            entries = entrypoints.get_group_all(group, path=path)
         except (configparser.Error, UnicodeDecodeError, OSError):
-            return _entries_one_by_one(path)
+            return _entries_one_by_one(path, group)
     if caught:
-        return _entries_one_by_one(path)
+        return _entries_one_by_one(path, group)
     return entries, []
 
 
-def _entries_one_by_one(path: list[str]) -> tuple[list[Any], list[str]]:
+def _entries_one_by_one(path: list[str], group: str) -> tuple[list[Any], list[str]]:
     """The same, file by file, where one cannot be read: ``get_group_all`` stops there, or warns without the owner."""
     import entrypoints
 
@@ -308,7 +347,7 @@ def _entries_one_by_one(path: list[str]) -> tuple[list[Any], list[str]]:
             reason = " ".join(str(error).split())
             faults.append(f"{owner.name} {owner.version}: its entry points cannot be read: {reason}.")
             continue
-        for name, text in parser.items(GROUP, raw=True) if parser.has_section(GROUP) else ():
+        for name, text in parser.items(group, raw=True) if parser.has_section(group) else ():
             try:
                 entries.append(entrypoints.EntryPoint.from_string(text, name, owner))
             except entrypoints.BadEntryPoint:

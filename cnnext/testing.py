@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from cnnext.graph.memory import guarded_empty
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
+from cnnext.layers.activation import Sigmoid, Softsign, Tanh
 from cnnext.layers.attributes import as_int
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
@@ -171,8 +175,15 @@ class Report:
         shapes = ", ".join(map(str, self.input_shapes))
         lines = [f"{self.layer} on {shapes}", *([self.provider] if self.provider else [])]
         lines += [f"  {r.check:{wide}}  {r.outcome:{far}}  {r.detail}".rstrip() for r in self.results]
+        return "\n".join([*lines, f"{self._count()}."])
+
+    def summary(self) -> str:
+        """One line: the layer, and how many checks are as they should be."""
+        return f"{self.layer} on {', '.join(map(str, self.input_shapes))}: {self._count()}"
+
+    def _count(self) -> str:
         good = sum(result.ok for result in self.results)
-        return "\n".join([*lines, f"{good} of {len(self.results)} checks are as they should be."])
+        return f"{good} of {len(self.results)} checks are as they should be"
 
 
 class _Skip(Exception):
@@ -204,6 +215,24 @@ class _Case:
     def graph(self, training: bool, shapes: Sequence[Shape] | None = None) -> Graph:
         graph = Graph(self.values, self.outputs, ancestors(self.outputs))
         return prepare(graph, shapes or self.shapes, training)
+
+    def between_layers(self, training: bool, sources_again: bool) -> Graph:
+        """The layer between others, so that its sources and results lie in the arena; its sources may be read again."""
+        sources = [Tanh(name=f"{v.name}/before")(v) for v in self.values]
+        made = self.layer(sources)
+        results = [made] if isinstance(made, Value) else list(made)
+        # two functions, of which a kernel that applies one to its result still leaves one
+        outputs = [Softsign()(Tanh()(v)) for v in results]
+        if sources_again:
+            outputs += [Sigmoid()(v) for v in sources]  # listed last, so computed after the layer
+        return optimize(prepare(Graph(self.values, outputs, ancestors(outputs)), self.shapes, training))
+
+    def run_plan(self, plan: Plan, n_threads: int = 1) -> list[np.ndarray]:
+        """Run on the case's inputs, from the same weights as ever."""
+        try:
+            return plan.run(self.feeds(plan.graph, self.inputs), n_threads)
+        finally:
+            self.restore()
 
     def feeds(self, graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [*inputs, *([np.zeros(1, np.int64)] if graph.seed is not None else [])]
@@ -431,6 +460,19 @@ def _check_levels(case: _Case) -> str:
     return ", ".join(names)
 
 
+def _check_in_place(case: _Case) -> str:
+    """Sharing memory changes no bit, and a source that is read again later is as it was."""
+    for training in (False, True):
+        for again in (False, True):
+            shared = case.run_plan(Plan(case.between_layers(training, again), default_level()))
+            apart = case.run_plan(Plan(case.between_layers(training, again), default_level(), guard=True))
+            _same(shared, apart, "where values share memory")
+        kept = [1 / (1 + np.exp(-np.tanh(x.astype(np.float64)))) for x in case.inputs]
+        for i, (y, wanted) in enumerate(zip(shared[len(case.outputs) :], kept, strict=True)):
+            assert _error(y, wanted) <= 1e-5, f"source {i} is overwritten although it is read again"
+    return ""
+
+
 def _check_samples(case: _Case) -> str:
     """In inference, the result of a sample does not depend on the samples beside it."""
     if len({x.shape[0] for x in case.inputs}) > 1:
@@ -500,6 +542,50 @@ def _check_sharing(case: _Case) -> str:
     return ""
 
 
+FORK_SECONDS = 30
+
+
+def _check_fork(case: _Case) -> str:
+    """A child that is forked after a run on several threads gets the same bits, and does not hang."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise _Skip("the system has no fork")
+    for training in (False, True):
+        plan = Plan(optimize(case.graph(training)), default_level())
+        plan.parallel = True
+        first = case.run_plan(plan, n_threads=2)
+        _same(_in_forked_child(partial(case.run_plan, plan, n_threads=2)), first, "in a forked child")
+    return ""
+
+
+def _in_forked_child(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def send() -> None:
+        try:
+            sender.send(run())
+        except BaseException as error:
+            sender.send(_told(error))
+
+    child = context.Process(target=send, daemon=True)
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads: what happens then is what is checked here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    sender.close()
+    try:
+        assert receiver.poll(FORK_SECONDS), f"a forked child did not finish within {FORK_SECONDS} s"
+        result = receiver.recv()
+    except EOFError:
+        raise AssertionError("a forked child died") from None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    assert not isinstance(result, str), f"in a forked child: {result}"
+    return result
+
+
 CHECKS: dict[str, Callable[[_Case], str]] = {
     "attributes": _check_attributes,
     "shapes": _check_shapes,
@@ -509,11 +595,13 @@ CHECKS: dict[str, Callable[[_Case], str]] = {
     "gradient": _check_gradient,
     "threads": _check_threads,
     "levels": _check_levels,
+    "in place": _check_in_place,
     "samples": _check_samples,
     "modes": _check_modes,
     "model file": _check_file,
     "pickle": _check_pickle,
     "sharing": _check_sharing,
+    "fork": _check_fork,
 }
 
 
@@ -549,30 +637,186 @@ def check_layer(layer: Layer, input_shapes: Sequence[Sequence[int]], *, referenc
     >>> report = check_layer(cx.Conv2D(3, 3), [(2, 6, 7, 4)])
     >>> assert report.ok, report
     """
-    expected = dict(expected_failures or {})
-    for name in expected:
-        if name not in CHECKS:
-            raise ValueError("check_layer: " + unknown("check", name, CHECKS))
-    shapes = [tuple(as_int("check_layer", "input_shapes", n, minimum=1) for n in shape) for shape in input_shapes]
-    owner = provider(type(layer))
+    checks = _Checks(LayerCase(layer, input_shapes, reference, expected_failures or {}, seed))
     try:
-        case = _Case(layer, shapes, reference, seed)
+        checks.case()
     except Exception as error:
         results = [Result("build", FAILED, _told(error))]
     else:
-        results = [_result(name, check, case, expected.get(name)) for name, check in CHECKS.items()]
-    return Report(repr(layer), str(owner or ""), shapes, results)
+        results = [checks.run(name)[0] for name in CHECKS]
+    return Report(repr(layer), checks.provider, checks.shapes, results)
 
 
-def _result(name: str, check: Callable[[_Case], str], case: _Case, expected: str | None) -> Result:
-    try:
-        detail = check(case)
-    except _Skip as reason:
-        return Result(name, SKIPPED, str(reason))
-    except Exception as error:
-        return Result(name, FAILED if expected is None else EXPECTED, expected or _told(error))
-    return Result(name, PASSED, detail) if expected is None else Result(name, UNEXPECTED, expected)
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer and how to check it: the arguments of ``check_layer``, for ``parametrize_with_layer_checks``.
+
+    Parameters
+    ----------
+    layer : Layer or callable
+        A layer, or what makes one when the first of its checks runs, such as its class.
+    input_shapes, reference, expected_failures, seed
+        As for ``check_layer``.
+    """
+
+    layer: Layer | Callable[[], Layer]
+    input_shapes: Sequence[Sequence[int]]
+    reference: Reference | None = None
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
 
 
-def _told(error: Exception) -> str:
+class _Checks:
+    """The checks of one layer, each to be run alone; what they share is made by the first."""
+
+    def __init__(self, told: LayerCase):
+        for name in told.expected_failures:
+            if name not in CHECKS:
+                raise ValueError("check_layer: " + unknown("check", name, CHECKS))
+        self.told = told
+        self.shapes = [tuple(as_int("check_layer", "input_shapes", n, minimum=1) for n in shape)
+                       for shape in told.input_shapes]
+        self._case: _Case | None = None
+
+    @property
+    def label(self) -> str:
+        """The layer and its shapes, without making it."""
+        name = repr(self.layer) if self.layer is not None else getattr(self.told.layer, "__name__", "layer")
+        return "-".join([name, *("x".join(map(str, shape)) for shape in self.shapes)])
+
+    def case(self) -> _Case:
+        if self._case is None:
+            layer = self.told.layer
+            made = layer if isinstance(layer, Layer) else layer()
+            self._case = _Case(made, self.shapes, self.told.reference, self.told.seed)
+        return self._case
+
+    @property
+    def layer(self) -> Layer | None:
+        """The layer, once it is made."""
+        if self._case is not None:
+            return self._case.layer
+        return self.told.layer if isinstance(self.told.layer, Layer) else None
+
+    @property
+    def provider(self) -> str:
+        """Distribution, version and entry point of an installed layer."""
+        return str((self.layer is not None and provider(type(self.layer))) or "")
+
+    def run(self, name: str) -> tuple[Result, Exception | None]:
+        """What comes out of one check, and the error where it fails. A layer that cannot be built raises."""
+        case, expected = self.case(), self.told.expected_failures.get(name)
+        try:
+            detail = CHECKS[name](case)
+        except _Skip as reason:
+            return Result(name, SKIPPED, str(reason)), None
+        except Exception as error:
+            return Result(name, FAILED if expected is None else EXPECTED, expected or _told(error)), error
+        return (Result(name, PASSED, detail) if expected is None else Result(name, UNEXPECTED, expected)), None
+
+
+def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+
+
+# For pytest: one test for each check
+
+
+class CheckFailed(AssertionError):
+    """A check of the layer contract failed; what the layer raised is the cause."""
+
+
+class ExpectedCheckFailure(CheckFailed):
+    """A check failed that is declared to."""
+
+
+class LayerCheck:
+    """One check of one layer: what a test function gets. Call it to run it.
+
+    Attributes
+    ----------
+    name : str
+    result : Result or None
+        None until it has run.
+    """
+
+    def __init__(self, name: str, checks: _Checks):
+        self.name = name
+        self.result: Result | None = None
+        self._checks = checks
+
+    def __call__(self) -> None:
+        """Run the check; raises where it fails, skips the test where it does not apply."""
+        import pytest
+
+        __tracebackhide__ = True
+        try:
+            self.result, error = self._checks.run(self.name)
+        except Exception as failure:
+            self.result = Result(self.name, FAILED, f"cannot be built: {_told(failure)}")
+            raise
+        if self.result.outcome == SKIPPED:
+            pytest.skip(self.result.detail)
+        if error is not None:
+            kind = CheckFailed if self.result.outcome == FAILED else ExpectedCheckFailure
+            raise kind(f"{self.name}: {self.result.detail}") from error
+
+    def record(self) -> dict[str, Any]:
+        """The result as JSON-able values, from which ``report_cards`` makes the cards."""
+        assert self.result is not None
+        checks = self._checks
+        shown = repr(checks.layer) if checks.layer is not None else checks.label
+        return {"layer": shown, "provider": checks.provider, "input_shapes": [list(s) for s in checks.shapes],
+                **asdict(self.result)}
+
+
+def parametrize_with_layer_checks(cases: Iterable[LayerCase]) -> Any:
+    """A decorator that runs a test once for each check of each layer; pytest prints the report cards at the end.
+
+    Expected failures are strict: the test of a check that is declared to fail fails where the check passes. In full, the
+    cards are shown with ``pytest -v``, and as JSON with ``--layer-report=FILE``.
+
+    Parameters
+    ----------
+    cases : iterable of LayerCase
+
+    Raises
+    ------
+    ValueError
+        If a case names a check that does not exist, or a shape is not one.
+
+    Examples
+    --------
+    >>> @parametrize_with_layer_checks([LayerCase(Swirl, [(2, 6, 7, 4)], expected_failures={"samples": "mixes them"})])
+    ... def test_keeps_the_layer_contract(check):
+    ...     check()
+    """
+    import pytest
+
+    parameters = []
+    for case in cases:
+        checks = _Checks(case)
+        for name in CHECKS:
+            check = LayerCheck(name, checks)
+            marks = [pytest.mark.layer_check(check)]
+            if name in case.expected_failures:
+                marks.append(pytest.mark.xfail(strict=True, raises=ExpectedCheckFailure,
+                                               reason=case.expected_failures[name]))
+            parameters.append(pytest.param(check, marks=marks, id=f"{checks.label}-{name}"))
+    return pytest.mark.parametrize("check", parameters)
+
+
+def report_cards(records: Iterable[Mapping[str, Any]]) -> list[Report]:
+    """The report cards of checks that ran as tests, from their records; checks in the order of ``CHECKS``."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for record in records:
+        key = (record["test"], record["layer"], record["provider"], str(record["input_shapes"]))
+        groups.setdefault(key, []).append(record)
+    order = {name: i for i, name in enumerate(CHECKS)}
+    cards = []
+    for group in groups.values():
+        results = [Result(r["check"], r["outcome"], r["detail"]) for r in group]
+        results.sort(key=lambda result: order[result.check])
+        shapes = [tuple(shape) for shape in group[0]["input_shapes"]]
+        cards.append(Report(group[0]["layer"], group[0]["provider"], shapes, results))
+    return cards

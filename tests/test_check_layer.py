@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
 
 import cnnext as cx
-from cnnext import reference
+from cnnext import reference, testing
 from cnnext.layers.attributes import number
 from cnnext.layers.layer import ParameterSpec
 from cnnext.testing import EXPECTED, FAILED, PASSED, SKIPPED, UNEXPECTED, check_layer
+from tests.plugins.site import DOUBLES, native_layer
 
 GOOD = [
     (lambda: cx.Conv2D(3, 3, activation="relu"), [(2, 6, 7, 4)]),
@@ -206,6 +209,64 @@ def test_views_of_the_engines_memory_cannot_be_written(cls):
     report = check_layer(cls(), [(2, 3, 4)])
     assert not report.ok
     assert report.outcome("guard zones") == FAILED or report.outcome("modes") == FAILED, report
+
+
+REVERSES = DOUBLES.replace("2 * src[i]", "src[n - 1 - i]")
+
+
+@pytest.mark.parametrize(("body", "elementwise", "outcome"), [
+    (DOUBLES, True, PASSED), (REVERSES, False, PASSED), (REVERSES, True, FAILED),
+    (DOUBLES.replace("return 0", "src[0] = 0\n    return 0"), False, FAILED),
+], ids=["elementwise", "no elementwise", "said to be elementwise", "writes its source"])
+def test_memory_that_is_shared(body, elementwise, outcome):
+    names = {"__name__": "acme"}
+    exec(native_layer(body).replace("{}, entry", f"{{}}, elementwise={elementwise}, entry"), names)
+    report = check_layer(names["Double"](), [(2, 3, 4)])
+    assert report.outcome("in place") == outcome, report
+
+
+class HangsInChild(Scale):
+    process = os.getpid()
+
+    def forward(self, ctx, x):
+        if os.getpid() != self.process:
+            time.sleep(600)
+        return super().forward(ctx, x)
+
+
+class DiesInChild(HangsInChild):
+    def forward(self, ctx, x):
+        if os.getpid() != self.process:
+            os._exit(3)
+        return super().forward(ctx, x)
+
+
+class RaisesInChild(HangsInChild):
+    def forward(self, ctx, x):
+        return Scale.forward(self, ctx, x) / (os.getpid() == self.process or None)
+
+
+class DiffersInChild(HangsInChild):
+    def forward(self, ctx, x):
+        return Scale.forward(self, ctx, x) * (1 if os.getpid() == self.process else 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize(("cls", "words"), [
+    (HangsInChild, "did not finish within 1 s"), (DiesInChild, "a forked child died"),
+    (RaisesInChild, "in a forked child: TypeError"), (DiffersInChild, "differs in a forked child"),
+])
+def test_a_forked_child_that_fares_otherwise(monkeypatch, cls, words):
+    monkeypatch.setattr(testing, "FORK_SECONDS", 1)
+    report = check_layer(cls(), [(2, 3, 4)])
+    assert [r.check for r in report.results if not r.ok] == ["fork"], report
+    assert words in str(report)
+
+
+def test_without_fork_its_check_is_skipped(monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    report = check_layer(Scale(), [(2, 3, 4)])
+    assert report.ok and report.outcome("fork") == SKIPPED
 
 
 def test_expected_failures_are_strict():

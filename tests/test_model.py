@@ -220,7 +220,7 @@ def test_plans_are_kept_and_bounded():
     assert net.plan(1) is first
     net.plan(MAX_PLANS + 1)
     assert net.plan(1) is first  # asked for more recently than 2
-    assert len(net._runner._plans) == MAX_PLANS
+    assert len(net._runner._stages) == MAX_PLANS
     net._runner.trim()
     assert net.plan(1) is not first
 

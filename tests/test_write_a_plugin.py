@@ -20,7 +20,7 @@ def test_the_programs_of_the_guide(capsys):
     assert len(programs) == 5
     for program in programs:
         exec(program, names)
-    assert "13 of 13 checks" in capsys.readouterr().out
+    assert "15 of 15 checks" in capsys.readouterr().out
     assert check_layer(names["ComposedGain"](3.0), [(2, 3, 4)], reference=lambda x, gain: 3 * gain * x).ok
 
 

@@ -6,13 +6,14 @@ threads or instruction sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from cnnext.graph.stages import Rest
     from cnnext.layers.layer import Layer
 
 Shape = tuple["int | None", ...]
@@ -86,7 +87,7 @@ class Value:
 
 def constant(array: np.ndarray, name: str = "constant") -> Value:
     """A value whose contents are known now."""
-    return Value(array.shape, array.dtype, name, data=np.ascontiguousarray(array))
+    return Value(array.shape, array.dtype, name, data=np.ascontiguousarray(array).reshape(array.shape))
 
 
 @dataclass
@@ -159,6 +160,10 @@ class Graph:
         Nodes kept although nobody reads them, because they change parameters.
     training : bool
         Whether layers that differ take their training form.
+    rest : Rest or None
+        What remains to be done when this graph is the first stage of another.
+    shares_batch : bool
+        Whether the first axis of all inputs is one batch, of at least one sample.
     """
 
     def __init__(self, inputs: Iterable[Value], outputs: Iterable[Value], nodes: Iterable[Node] = (),
@@ -170,6 +175,8 @@ class Graph:
         self.training = training
         self.seed: Value | None = None
         self.random_streams = 0
+        self.rest: Rest | None = None
+        self.shares_batch = True
 
     def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""
@@ -221,7 +228,8 @@ class Graph:
         return list(seen)
 
     def rebuild(self, rule: Callable[[Graph, Node, list[Value]], list[Value] | None],
-                shapes: Sequence[Shape] | None = None, training: bool | None = None) -> Graph:
+                shapes: Sequence[Shape] | None = None, training: bool | None = None,
+                known: Mapping[int, np.ndarray] | None = None, staged: bool = False) -> Graph:
         """A copy of the graph in which ``rule`` may replace nodes.
 
         Parameters
@@ -233,22 +241,43 @@ class Graph:
             New shapes of the inputs, from which all other shapes follow.
         training : bool, optional
             The mode of the copy; that of the graph by default.
+        known : dict of int to ndarray, optional
+            Contents of some inputs, by index: the copy's nodes read them as constants.
+        staged : bool
+            Where the rule finds that a node must wait for data (``cnnext.graph.stages``), leave it and what depends on it
+            out: the copy's outputs are then what those nodes read, and ``rest`` is what remains of this graph.
         """
+        from cnnext.graph.stages import LateNode, WaitsForData, remaining
+
         new_of: dict[Value, Value] = {}
         copy = Graph([], [], training=self.training if training is None else training)
         for i, value in enumerate(self.inputs):
             new_of[value] = Value(value.shape if shapes is None or i >= len(shapes) else shapes[i], value.dtype,
                                   value.name)
             copy.inputs.append(new_of[value])
+            if known is not None and i in known:
+                new_of[value] = constant(known[i], value.name)
         copy.seed = new_of[self.seed] if self.seed is not None else None
         copy.random_streams = self.random_streams
 
         def new(value: Value) -> Value:
             return new_of.setdefault(value, value) if value.is_source else new_of[value]
 
+        late: list[LateNode] = []
         for node in self.nodes:
+            if late and any(v not in new_of for v in node.reads if not v.is_source):
+                late.append(LateNode(node))
+                continue
             inputs = [new(v) for v in node.inputs]
-            outputs = rule(copy, node, inputs)
+            first = len(copy.nodes)
+            try:
+                outputs = rule(copy, node, inputs)
+            except WaitsForData as wait:
+                if not staged:
+                    raise ValueError(f"{node.name}: {wait}") from wait
+                del copy.nodes[first:]
+                late.append(wait.late(node))
+                continue
             if outputs is None:
                 weights = {key: new(v) for key, v in node.weights.items()}
                 outputs = copy.apply(node.layer, *inputs, weights=weights, name=node.name)
@@ -260,7 +289,8 @@ class Graph:
                 if node in self.effects:
                     copy.effects.append(copied)
             new_of.update(zip(node.outputs, outputs, strict=True))
-        copy.outputs = [new(v) for v in self.outputs]
+        copy.rest = remaining(self, late, [self.inputs[i] for i in known or ()]) if late else None
+        copy.outputs = [new(v) for v in (copy.rest.made if copy.rest is not None else self.outputs)]
         copy.order()
         return copy
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnext._native import executor
 from cnnext.errors import KernelError, PluginError
-from cnnext.graph.graph import FLOAT32, INT64, Epilogue, Graph, Node, Parameter, Value
+from cnnext.graph.graph import FLOAT32, Epilogue, Graph, Node, Parameter, Value
 from cnnext.graph.kernels import KERNEL_CAPSULE, is_kernel, kernel, pack_params
 from cnnext.graph.memory import (
     GUARD,
@@ -31,8 +31,23 @@ from cnnext.graph.memory import (
 from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
 
-DTYPE_CODES = {FLOAT32: 0, INT64: 1}
-DTYPES: dict[int, Any] = {code: dtype for dtype, code in DTYPE_CODES.items()}
+# By their codes in cnnext_plugin.h; element types that have none there are numbered from CNX_OTHER_DTYPE on as they come.
+DTYPES: dict[int, Any] = dict(enumerate(map(np.dtype, (
+    np.float32, np.int64, np.float64, np.float16, np.int32, np.int16, np.int8, np.uint8, np.uint16, np.uint32, np.uint64,
+    np.bool_,
+))))
+CNX_OTHER_DTYPE = 64
+_DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def dtype_code(dtype: np.dtype) -> int:
+    """The number under which tensors of a plan carry an element type."""
+    if dtype not in _DTYPE_CODES:
+        code = CNX_OTHER_DTYPE + len(_DTYPE_CODES)
+        DTYPES[code] = dtype
+        _DTYPE_CODES[dtype] = code
+    return _DTYPE_CODES[dtype]
+
 
 # Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
 # (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
@@ -106,7 +121,7 @@ class PlanBuilder:
 
     def constant(self, array: np.ndarray) -> View:
         """A constant table or array; equal ones are stored once."""
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array).reshape(array.shape)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = View.dense(Storage("fixed", array.size, array.dtype, array), array.shape)
@@ -389,15 +404,15 @@ class _Context:
 def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
     storage = view.storage
     offset = view.offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind == "arena" else 0)
-    return storage.slot, offset, DTYPE_CODES[storage.dtype], view.shape, view.strides
+    return storage.slot, offset, dtype_code(storage.dtype), view.shape, view.strides
 
 
 def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     """The NumPy array that a Python step sees: a strided window into a buffer, no copy."""
     kind = DTYPES[dtype]
-    flat = np.frombuffer(buffer, np.uint8)[offset_bytes:]
-    flat = flat[: flat.size // kind.itemsize * kind.itemsize].view(kind)
-    return np.lib.stride_tricks.as_strided(flat, shape, [s * kind.itemsize for s in strides])
+    if 0 in shape:
+        return np.empty(shape, kind)
+    return np.ndarray(shape, kind, np.frombuffer(buffer, np.uint8), offset_bytes, [s * kind.itemsize for s in strides])
 
 
 def no_epilogue(node: Node) -> Epilogue:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
+from cnnext.graph.stages import Rest
 from cnnext.isa import default_level
 from cnnext.threads import limited, new_lock, resolve_threads
 
@@ -28,53 +31,77 @@ class Runner:
         As the user built it; shapes may be symbolic.
     num_threads : int, optional
         Workers of a run; by default what the machine, the container and ``OMP_NUM_THREADS`` allow.
+    contents : set of int
+        Inputs whose contents the plan depends on.
     """
 
-    def __init__(self, graph: Graph, num_threads: int | None = None):
+    def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = ()):
         self.graph = graph
         self.num_threads = resolve_threads(num_threads)
-        self._plans: OrderedDict[tuple[Shape, ...], Plan] = OrderedDict()
+        self._contents = sorted(contents)
+        self._stages: OrderedDict[tuple[Any, ...], _Stage] = OrderedDict()
         self._lock = new_lock(self)
 
     def plan(self, shapes: Sequence[Shape]) -> Plan:
-        """The plan for these input shapes, made when first asked for; the least recently used of eight is dropped."""
-        key = tuple(tuple(s) for s in shapes)
+        """The plan for these input shapes, made when first asked for; the least recently used of eight is dropped.
+
+        Of a graph whose shapes depend on its data, the plan of its first stage.
+        """
+        return self._stage(tuple(tuple(s) for s in shapes), {}).plan
+
+    def _stage(self, shapes: tuple[Shape, ...], known: dict[int, np.ndarray]) -> _Stage:
+        key = (shapes, *(array.tobytes() for array in known.values()))
         with self._lock:
-            if key in self._plans:
-                self._plans.move_to_end(key)
-                return self._plans[key]
-        guard = _switched_on("CNNEXT_GUARD")
-        plan = Plan(optimize(prepare(self.graph, key, training=False)), default_level(), guard)
+            if key in self._stages:
+                self._stages.move_to_end(key)
+                return self._stages[key]
+        graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
+        plan = Plan(optimize(graph), default_level(), _switched_on("CNNEXT_GUARD"))
+        following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents) if graph.rest is not None else None
         if _switched_on("CNNEXT_VERBOSE"):
             print(plan.explain(), file=sys.stderr)
         with self._lock:
-            self._plans[key] = plan
-            while len(self._plans) > MAX_PLANS:
-                self._plans.popitem(last=False)
-        return plan
+            self._stages[key] = stage = _Stage(plan, graph.rest, following)
+            while len(self._stages) > MAX_PLANS:
+                self._stages.popitem(last=False)
+        return stage
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
-        arrays = [check_input(v, x) for v, x in zip(self.graph.inputs, inputs, strict=True)]
-        batch = {x.shape[0] for x in arrays}
-        if len(batch) > 1:
+        arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
+        if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
-        plan = self.plan([x.shape for x in arrays])
-        if outputs is not None:
-            check_outputs(plan, arrays, outputs)
-        return plan.run(arrays, limited(self.num_threads), outputs)
+        return self._run(arrays, outputs, limited(self.num_threads))
+
+    def _run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None, n_threads: int) -> list[np.ndarray]:
+        known = {i: arrays[i].copy() for i in self._contents}
+        stage = self._stage(tuple(x.shape for x in arrays), known)
+        if stage.rest is None or stage.following is None:
+            if outputs is not None:
+                check_outputs(stage.plan, arrays, outputs)
+            return stage.plan.run(arrays, n_threads, outputs)
+        return stage.following._run(stage.rest.feeds(stage.plan.run(arrays, n_threads)), outputs, n_threads)
 
     def trim(self) -> None:
         """Drop all plans and give their memory back."""
         with self._lock:
-            self._plans.clear()
+            self._stages.clear()
+
+
+@dataclass
+class _Stage:
+    """A plan, and what is to be done with its results where that depends on them."""
+
+    plan: Plan
+    rest: Rest | None
+    following: Runner | None
 
 
 def _switched_on(name: str) -> bool:
     return os.environ.get(name, "0") not in ("", "0")
 
 
-def check_input(value: Value, array: np.ndarray) -> np.ndarray:
+def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:
     """The array, C contiguous, checked against an input's dtype, rank and extents."""
     where = f"input {value.name!r}"
     if not isinstance(array, np.ndarray):
@@ -86,9 +113,9 @@ def check_input(value: Value, array: np.ndarray) -> np.ndarray:
         raise ValueError(message(where, "shape", f"have rank {len(value.shape)}: {wanted}", array.shape))
     if any(n is not None and n != m for n, m in zip(value.shape, array.shape, strict=True)):
         raise ValueError(message(where, "shape", f"be {wanted}", array.shape))
-    if array.size == 0:
+    if array.size == 0 and nonempty:
         raise ValueError(message(where, "shape", "have at least one element on every axis", array.shape))
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def check_outputs(plan: Plan, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:

@@ -49,12 +49,10 @@ class Activation(Layer):
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
         assert dy is not None
-        function = self.as_epilogue()
-        saved = node.output if UNARY_SAVES_OUTPUT[function[0]] else node.inputs[0]
-        return Gradients([g.apply1(UnaryBackward(function, self.name), saved, dy)])
+        return Gradients([unary_backward(g, node, self.as_epilogue(), dy)])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        _unary_step(b, "unary", self.as_epilogue(), [b.view(node.inputs[0])], b.view(node.output))
+        lower_unary(b, node, self.as_epilogue())
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
@@ -82,8 +80,22 @@ class UnaryBackward(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[1]
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]]:
+        return self, axes
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))
+
+
+def unary_backward(g: Graph, node: Node, function: Function, diff_dst: Value) -> Value:
+    """Append the gradient of a node that is an elementwise function."""
+    saved = node.output if UNARY_SAVES_OUTPUT[function[0]] else node.inputs[0]
+    return g.apply1(UnaryBackward(function, node.layer.name), saved, diff_dst)
+
+
+def lower_unary(b: PlanBuilder, node: Node, function: Function) -> None:
+    """Append the step of an elementwise function."""
+    _unary_step(b, "unary", function, [b.view(node.inputs[0])], b.view(node.output))
 
 
 def _unary_step(b: PlanBuilder, kernel: str, function: Function, src: Sequence[View], dst: View) -> None:
@@ -143,7 +155,7 @@ class LeakyReLU(Activation):
     Parameters
     ----------
     negative_slope : float
-        At least 0.
+        Of any sign.
     """
 
     type_name = "cnnext/LeakyReLU@1"
@@ -151,11 +163,13 @@ class LeakyReLU(Activation):
     onnx_op = "LeakyRelu"
     onnx_attributes = {"alpha": "negative_slope"}
 
-    negative_slope: float = number(0.01, minimum=0)
+    negative_slope: float = number(0.01)
 
     def as_epilogue(self) -> Function:
-        # leaky_relu tells the sides apart by the sign of its result, which a slope of 0 loses
-        return super().as_epilogue() if self.negative_slope > 0 else ("clip", (0.0, inf))
+        # leaky_relu tells the sides apart by the sign of its result, which other slopes lose
+        if self.negative_slope > 0:
+            return super().as_epilogue()
+        return ("leaky_relu_any", (self.negative_slope,)) if self.negative_slope else ("clip", (0.0, inf))
 
 
 class ELU(Activation):
@@ -164,12 +178,34 @@ class ELU(Activation):
     Parameters
     ----------
     alpha : float
-        Greater than 0.
+        Of any sign.
     """
 
     type_name = "cnnext/ELU@1"
     function = ("elu", ("alpha",))
     onnx_op = "Elu"
+    onnx_attributes = {"alpha": "alpha"}
+
+    alpha: float = number(1.0)
+
+    def as_epilogue(self) -> Function:
+        if self.alpha > 0:
+            return super().as_epilogue()
+        return ("elu_any", (self.alpha,)) if self.alpha else ("clip", (0.0, inf))
+
+
+class CELU(Activation):
+    """``x`` where it is positive, else ``alpha * (exp(x / alpha) - 1)``: its slope is continuous (Barron 2017).
+
+    Parameters
+    ----------
+    alpha : float
+        Greater than 0.
+    """
+
+    type_name = "cnnext/CELU@1"
+    function = ("celu", ("alpha",))
+    onnx_op = "Celu"
     onnx_attributes = {"alpha": "alpha"}
 
     alpha: float = number(1.0, above=0)
@@ -246,13 +282,24 @@ class Tanh(Activation):
 
 
 class SiLU(Activation):
-    """``x * sigmoid(x)`` (Elfwing et al. 2017), also called swish."""
+    """``x * sigmoid(beta * x)`` (Elfwing et al. 2017), also called swish (Ramachandran et al. 2017).
+
+    Parameters
+    ----------
+    beta : float
+    """
 
     type_name = "cnnext/SiLU@1"
     function = ("silu", ())
 
+    beta: float = number(1.0)
+
+    def as_epilogue(self) -> Function:
+        return super().as_epilogue() if self.beta == 1 else ("swish", (self.beta,))
+
     def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
-        return "Mul", [x, b.op("Sigmoid", x)], {}
+        scaled = x if self.beta == 1 else b.op("Mul", x, b.scalar(self.beta))
+        return "Mul", [x, b.op("Sigmoid", scaled)], {}
 
 
 class HardSwish(Activation):
@@ -295,12 +342,63 @@ class Softsign(Activation):
     onnx_op = "Softsign"
 
 
+class Affine(Activation):
+    """``x * scale + shift``, the same for all elements.
+
+    Parameters
+    ----------
+    scale, shift : float
+    """
+
+    function = ("affine", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
+
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        return "Add", [b.op("Mul", x, b.scalar(self.scale)), b.scalar(self.shift)], {}
+
+
+class ThresholdedReLU(Activation):
+    """``x`` where it exceeds ``threshold``, else 0 (Konda et al. 2014).
+
+    Parameters
+    ----------
+    threshold : float
+    """
+
+    type_name = "cnnext/ThresholdedReLU@1"
+    function = ("thresholded_relu", ("threshold",))
+    onnx_op = "ThresholdedRelu"
+    onnx_attributes = {"alpha": "threshold"}
+
+    threshold: float = number(1.0)
+
+
+class Shrink(Activation):
+    """``x + bias`` below ``-limit``, ``x - bias`` above ``limit``, 0 between; with a bias of ``limit`` soft shrinkage.
+
+    Parameters
+    ----------
+    limit, bias : float
+    """
+
+    type_name = "cnnext/Shrink@1"
+    function = ("shrink", ("limit", "bias"))
+    onnx_op = "Shrink"
+    onnx_attributes = {"lambd": "limit", "bias": "bias"}
+
+    limit: float = number(0.5)
+    bias: float = number(0.0)
+
+
 # What a layer's ``activation`` argument accepts by name.
 BY_NAME: dict[str, type[Layer]] = {
     "relu": ReLU,
     "relu6": ReLU6,
     "leaky_relu": LeakyReLU,
     "elu": ELU,
+    "celu": CELU,
     "selu": SELU,
     "gelu": GELU,
     "sigmoid": Sigmoid,

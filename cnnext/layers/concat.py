@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from cnnext.errors import message
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
@@ -28,6 +32,8 @@ class Concat(Layer):
     type_name = "cnnext/Concat@1"
     n_inputs = None
 
+    joins_batches: ClassVar[bool] = False
+
     axis: int = integer(-1)
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -37,7 +43,7 @@ class Concat(Layer):
         if not -rank <= self.axis < rank:
             raise self.error("axis", f"be an axis of its sources, from {-rank} to {rank - 1}", self.axis, *shapes)
         axis = self.axis % rank
-        if axis == 0:
+        if axis == 0 and not self.joins_batches:
             raise self.error("axis", "not be the batch", self.axis, *shapes)
         out: list[int | None] = []
         for i, extents in enumerate(zip(*shapes, strict=True)):
@@ -64,8 +70,16 @@ class Concat(Layer):
         return [dst.sliced(axis, start, start + (x.shape[axis] or 0))
                 for x, start in zip(node.inputs, self._starts(node), strict=True)]
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        return Join(axes[self.axis], name=self.name), axes
+
     def _starts(self, node: Node) -> list[int]:
         return list(accumulate((x.shape[self.axis] or 0 for x in node.inputs[:-1]), initial=0))
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        if len(set(dtypes)) > 1:
+            raise TypeError(message(self.where, "inputs", "have one dtype", [str(d) for d in dtypes]))
+        return dtypes[:1]
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         for x, target in zip(node.inputs, self.place(node, b.view(node.output)), strict=True):
@@ -76,6 +90,12 @@ class Concat(Layer):
         order = b.layout(*node.inputs)
         b.result(node.output, "Concat", [b.get(v, order) for v in node.inputs], order,
                  axis=order.index(self.axis % len(order)))
+
+
+class Join(Concat):
+    """A concatenation along any axis, the first one included."""
+
+    joins_batches = True
 
 
 class Narrow(Layer):
@@ -91,6 +111,9 @@ class Narrow(Layer):
         (src,) = shapes
         return (*src[: self.axis], self.extent, *src[self.axis + 1 :])
 
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return dtypes
+
     def view(self, node: Node, src: View) -> View:
         return src.sliced(self.axis, self.start, self.start + self.extent)
 
@@ -98,3 +121,9 @@ class Narrow(Layer):
         src, dst = self.view(node, b.view(node.inputs[0])), b.view(node.output)
         if src != dst:
             copy_view(b, src, dst)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        ranges = {order.index(self.axis): (self.start, self.start + self.extent)}
+        b.result(node.output, *b.slice(b.get(src, order), ranges), order)

@@ -1,4 +1,5 @@
-"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``); sums."""
+"""Layers that join values element by element: ``Add``, ``Subtract``, ``Multiply``, ``Divide``, ``Maximum``, ``Minimum``,
+``Average``; sums."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from cnnext._native.executor import BINARY
-from cnnext.graph.graph import Graph, Node, Shape, Value, constant
+from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View, dense_strides
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import coalesce, row_step
@@ -60,6 +61,9 @@ class Join(Layer):
                 first = b.op(self.onnx_op, first, name)
             rest = rest[-1:]
         b.result(node.output, self.onnx_op, [first, *rest], order)
+
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        return (self, axes) if len(axes) == len(node.output.shape) else None
 
     def macs(self, node: Node) -> int:
         return 0
@@ -112,12 +116,27 @@ class Multiply(Join):
         return Gradients(diffs)
 
 
-class Maximum(Join):
-    """Largest of the values, element by element; in the gradient a tie is shared."""
+class Divide(Join):
+    """First value divided by the second."""
 
-    type_name = "cnnext/Maximum@1"
-    op = "maximum"
-    onnx_op = "Max"
+    type_name = "cnnext/Divide@1"
+    op = "divide"
+    onnx_op = "Div"
+    n_inputs = 2
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        a, b = node.inputs
+        share = g.apply1(Divide(name=f"{self.name}/share"), dy, b)
+        # d(a / b) / db = -(a / b) / b
+        diff_b = scaled(g, multiply(g, share, node.output), -1.0)
+        return Gradients([reduce_to(g, share, a.shape), reduce_to(g, diff_b, b.shape)])
+
+
+class Extremum(Join):
+    """What the largest and the smallest of several values share: in the gradient a tie is shared."""
+
     onnx_variadic = True
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
@@ -126,14 +145,31 @@ class Maximum(Join):
         # max(a, b, c) = max(max(a, b), c): one comparison per link of the chain, from the last back to the first.
         partial = [node.inputs[0]]
         for x in node.inputs[1:-1]:
-            partial.append(g.apply1(Maximum(name=f"{self.name}/partial"), partial[-1], x))
+            partial.append(g.apply1(type(self)(name=f"{self.name}/partial"), partial[-1], x))
         diffs: list[Value] = []
         for so_far, x in zip(reversed(partial), reversed(node.inputs[1:]), strict=True):
-            wins = g.apply1(Compare(name=f"{self.name}/mask"), x, so_far)
-            loses = g.apply1(Compare(name=f"{self.name}/mask"), so_far, x)
+            wins, loses = (g.apply1(Compare(name=f"{self.name}/mask"), *pair) for pair in ((x, so_far), (so_far, x)))
+            if self.op == "minimum":
+                wins, loses = loses, wins
             diffs.insert(0, reduce_to(g, multiply(g, dy, wins), x.shape))
             dy = reduce_to(g, multiply(g, dy, loses), so_far.shape)
         return Gradients([reduce_to(g, dy, node.inputs[0].shape), *diffs])
+
+
+class Maximum(Extremum):
+    """Largest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Maximum@1"
+    op = "maximum"
+    onnx_op = "Max"
+
+
+class Minimum(Extremum):
+    """Smallest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Minimum@1"
+    op = "minimum"
+    onnx_op = "Min"
 
 
 class Average(Join):
@@ -253,7 +289,14 @@ class Copy(Layer):
 
 def copy_view(b: PlanBuilder, src: View, dst: View, why: str = "copy") -> None:
     """Append the copy of a view of any strides into another of the same shape."""
+    if dst.storage.dtype != FLOAT32:
+        b.step("copy", [src], [dst], why=f"{why}, {dst.storage.dtype}", entry=_copy_arrays)
+        return
     row_step(b, "copy", [src], [dst], why=why, strided=True)
+
+
+def _copy_arrays(src: Sequence[np.ndarray], dst: Sequence[np.ndarray]) -> None:
+    dst[0][...] = src[0]
 
 
 def add(g: Graph, *values: Value) -> Value:

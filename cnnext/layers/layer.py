@@ -8,7 +8,7 @@ A layer file has one order: attributes, parameters, shape rule, gradient, loweri
 - how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
   ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
 
-The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``view``, ``window``, ``macs``.
+The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``window``, ``macs``.
 
 ``to_onnx(b, node)`` says what the layer is in an ONNX file: ``b``, a ``cnnext.onnx.builder.OnnxBuilder``, appends nodes and
 names tensors. The layer is asked in its channels-last form; its ``activation``, if it has such an attribute, is exported
@@ -338,6 +338,14 @@ class Layer:
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
         """This node's weights with a per-channel scale and shift of its output folded in, or None if it cannot."""
         return None
+
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        """How the layer commutes with a permutation of its sources' axes, or None if it does not.
+
+        Returns f' and the permutation P' with ``f(P(x), ...) = P'(f'(x, ...))``, where P is ``numpy.transpose`` by ``axes``
+        and f this layer, whose node has sources ``P(x)``. Elementwise functions commute with every permutation.
+        """
+        return (self, axes) if self.as_epilogue() is not None and not node.weights else None
 
     def view(self, node: Node, src: View) -> View | list[View] | None:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -60,6 +63,37 @@ class Reshape(Layer):
             b.flatten(node.output, src)
         else:
             b.result(node.output, "Reshape", [b.get(src), b.ints(0, *self.target_shape)])  # 0: as in the source
+
+
+class ReshapeTo(Layer):
+    """The same elements, in the same order, under a shape that is known whole, the batch included. Any element type."""
+
+    def __init__(self, target: Shape, name: str):
+        super().__init__(name=name)
+        self.target = tuple(target)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (src,) = shapes
+        if prod(n or 0 for n in src) != prod(n or 0 for n in self.target):
+            raise self.error("shape", "hold the elements of the source", self.target, src)
+        return self.target
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return dtypes
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        return Gradients([g.apply1(ReshapeTo(node.inputs[0].shape, f"{self.name}/diff_src"), dy)])
+
+    def view(self, node: Node, src: View) -> View | None:
+        return reshaped(node, src)
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        lower_reshape(b, node)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.result(node.output, "Reshape", [b.get(node.inputs[0]), b.ints(*self.target)])
 
 
 def reshape_back(g: Graph, diff_dst: Value, src_shape: Shape, name: str) -> Value:

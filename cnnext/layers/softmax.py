@@ -30,6 +30,9 @@ class RowFunction(Layer):
             raise self.error("axis", "be an axis of the source", self.axis, src)
         return src
 
+    def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
+        return type(self)(axes[self.axis], name=self.name), axes
+
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
         assert dy is not None

@@ -18,9 +18,11 @@ import numpy as np
 from cnnext.errors import message
 from cnnext.graph.graph import Node, Shape, Value
 from cnnext.layers.layer import to_channels_first
-from cnnext.onnx.package import onnx
+from cnnext.onnx.files import require_onnx
 
 __all__ = ["Library", "OnnxBuilder"]
+
+onnx = require_onnx()
 
 Order = tuple[int, ...]
 

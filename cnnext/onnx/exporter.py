@@ -24,10 +24,12 @@ from cnnext.layers.attributes import as_int
 from cnnext.layers.layer import Layer, to_channels_first, to_channels_last
 from cnnext.model import Model
 from cnnext.onnx.builder import Library, OnnxBuilder
-from cnnext.onnx.package import onnx
+from cnnext.onnx.files import require_onnx
 from cnnext.plugins import contained
 
 __all__ = ["DEFAULT_OPSET", "NEWEST_OPSET", "OLDEST_OPSET", "export", "save"]
+
+onnx = require_onnx()
 
 DEFAULT_OPSET = 17
 OLDEST_OPSET = 13   # from here on Softmax means one axis, and Squeeze, Split, ReduceSum take their axes as inputs

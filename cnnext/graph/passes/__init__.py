@@ -6,25 +6,28 @@ cheaper without changing what it computes. Between the two, training appends its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from cnnext.graph.graph import Graph, Shape
-from cnnext.graph.passes.cancel_permutes import cancel_permutes
 from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
+from cnnext.graph.passes.sink_transposes import sink_transposes
 
 __all__ = ["optimize", "prepare"]
 
 
-def prepare(graph: Graph, shapes: Sequence[Shape], training: bool) -> Graph:
-    """A copy of the graph for these input shapes, in which every layer lowers itself."""
-    return expand(graph, shapes, training)
+def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mapping[int, np.ndarray] | None = None,
+            staged: bool = False) -> Graph:
+    """A copy of the graph for these input shapes, in which every layer lowers itself; see ``Graph.rebuild``."""
+    return expand(graph, shapes, training, known, staged)
 
 
 def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
-    graph = cancel_permutes(graph)
+    graph = sink_transposes(graph)
     if not graph.training:
         graph = fold_affine(graph)
     return fuse_epilogues(graph)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Shape, Value
@@ -11,9 +13,10 @@ from cnnext.layers.layer import Layer
 from cnnext.plugins import contained
 
 
-def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool) -> Graph:
+def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool, known: Mapping[int, np.ndarray] | None = None,
+           staged: bool = False) -> Graph:
     """A copy of the graph with composed layers, fused activations and channels-first layers written out."""
-    return graph.rebuild(_expand_node, shapes, training)
+    return graph.rebuild(_expand_node, shapes, training, known, staged)
 
 
 def _expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:

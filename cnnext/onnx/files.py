@@ -1,0 +1,395 @@
+"""ONNX files, read with suspicion: from bytes to nodes, tensors and shapes, or ``ModelFileError``.
+
+What the package ``onnx`` checks, converts and infers works on a light copy of the model, in which large tensors are
+inputs: a network of half a gigabyte is not copied six times, and a small file cannot ask for much memory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cnnext.errors import ModelFileError, message
+
+__all__ = ["Contents", "OnnxLimits", "read"]
+
+TARGET_VERSION = 21         # models of older operator sets are converted to this one
+_LIGHT_ELEMENTS = 1024      # tensors up to this size stay in the light copy: shape operands and scalars
+_DATA_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+
+@dataclass(frozen=True)
+class OnnxLimits:
+    """What an ONNX file may ask for; a file that asks for more is refused.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Of the file; protobuf itself ends at 2 GiB.
+    max_nodes, max_tensors : int
+    max_rank : int
+        Of tensors and declared shapes.
+    max_external_bytes : int
+        Of all tensors that lie in other files.
+    """
+
+    max_bytes: int = 2**31 - 1
+    max_nodes: int = 200_000
+    max_tensors: int = 200_000
+    max_rank: int = 32
+    max_external_bytes: int = 64 << 30
+
+
+@dataclass
+class Contents:
+    """What an ONNX model says, free of large tensors.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        The light copy: converted, without local functions; ``Constant`` nodes are initializers.
+    tensors : dict of str to ndarray
+        All initializers and constants by name.
+    types : dict of str to (dtype, shape or None)
+        Of every value whose type is known; an extent that is not is None.
+    metadata : dict of str to str
+    """
+
+    model: Any
+    tensors: dict[str, np.ndarray]
+    types: dict[str, tuple[np.dtype, tuple[int | None, ...] | None]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def require_onnx() -> Any:
+    """The package ``onnx``.
+
+    Raises
+    ------
+    ImportError
+        With the line to type.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("ONNX models need the package onnx. Type: pip install 'cnnext[onnx]'") from error
+    return onnx
+
+
+def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = None) -> Contents:
+    """Read and check a model.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+    external_data : bool
+        Allow tensors in other files, which must be plain files in the model's own folder.
+    limits : OnnxLimits, optional
+
+    Raises
+    ------
+    ModelFileError
+        If the model cannot be read, breaks the rules of ONNX or goes beyond the limits.
+    """
+    onnx, limits = require_onnx(), limits or OnnxLimits()
+    model = _parse(onnx, source, limits)
+    folder = os.path.dirname(os.path.abspath(os.fspath(source))) if isinstance(source, (str, os.PathLike)) else None
+    try:
+        _check_extent(model, limits)
+        tensors = _take_tensors(onnx, model, limits, folder if external_data else None)
+        light = _checked(onnx, model)
+        version = _version(light)
+        light = _inlined(onnx, light)
+        if version < TARGET_VERSION:
+            light = _converted(onnx, light)
+        _constants_to_initializers(onnx, light.graph)   # those of functions, and those that the converter made
+        tensors.update((p.name, _array(onnx, p, limits, _External(None, limits))) for p in light.graph.initializer)
+        return Contents(light, tensors, _types(onnx, light, tensors), {p.key: p.value for p in model.metadata_props})
+    except ModelFileError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, RecursionError,
+            MemoryError) as error:
+        raise ModelFileError(f"the ONNX model cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:500] if text else type(error).__name__
+
+
+def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
+    if isinstance(source, onnx.ModelProto):
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+        return model
+    data = source if isinstance(source, bytes) else _file_bytes(source, limits)
+    if len(data) > limits.max_bytes:
+        raise ModelFileError(f"the model holds {len(data):,} bytes, the limit is {limits.max_bytes:,}.")
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except (DecodeError, RuntimeError, ValueError) as error:
+        raise ModelFileError(f"not an ONNX model, or a damaged one: {_first_line(error)}") from error
+    if not model.HasField("graph"):
+        raise ModelFileError("not an ONNX model, or a damaged one: it holds no graph.")
+    return model
+
+
+def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limits.max_bytes:
+                raise ModelFileError(f"the file holds {size:,} bytes, the limit is {limits.max_bytes:,}.")
+            return file.read(limits.max_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ModelFileError(f"the file cannot be read: {error.strerror}.") from error
+
+
+def _check_extent(model: Any, limits: OnnxLimits) -> None:
+    n_nodes = len(model.graph.node) + sum(len(f.node) for f in model.functions)
+    if n_nodes > limits.max_nodes:
+        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}", n_nodes))
+    n_tensors = len(model.graph.initializer) + n_nodes
+    if n_tensors > limits.max_tensors + limits.max_nodes:
+        raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors}", n_tensors))
+    if len(model.graph.sparse_initializer):
+        raise ModelFileError("sparse initializers are not supported.")
+
+
+# Tensors
+
+
+def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None) -> dict[str, np.ndarray]:
+    """All tensors by name; in the model, large ones become inputs and ``Constant`` nodes initializers."""
+    graph = model.graph
+    _constants_to_initializers(onnx, graph)
+    tensors: dict[str, np.ndarray] = {}
+    reader = _External(folder, limits)
+    for proto in graph.initializer:
+        if not proto.name:
+            raise ModelFileError("an initializer has no name.")
+        if proto.name in tensors:
+            raise ModelFileError(f"two initializers are called {proto.name!r}.")
+        tensors[proto.name] = _array(onnx, proto, limits, reader)
+    declared = {value.name for value in graph.input}
+    large = [proto for proto in graph.initializer if tensors[proto.name].size > _LIGHT_ELEMENTS]
+    large_names = {proto.name for proto in large}
+    kept = [proto for proto in graph.initializer if proto.name not in large_names]
+    inputs = [onnx.helper.make_tensor_value_info(p.name, p.data_type, list(p.dims)) for p in large if p.name not in declared]
+    small = []
+    for proto in kept:
+        copy = onnx.TensorProto()
+        copy.CopyFrom(proto)
+        small.append(copy)
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    graph.input.extend(inputs)
+    return tensors
+
+
+def _constants_to_initializers(onnx: Any, graph: Any) -> None:
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.domain in ("", "ai.onnx")]
+    if not constants:
+        return
+    made = []
+    for node in constants:
+        if len(node.output) != 1 or len(node.attribute) != 1:
+            raise ModelFileError(f"node {node.name!r}: Constant must have one attribute and one output.")
+        attribute = node.attribute[0]
+        if attribute.name == "value" and attribute.type == onnx.AttributeProto.TENSOR:
+            attribute.t.name = node.output[0]
+            made.append(attribute.t)
+        elif attribute.name in ("value_int", "value_ints", "value_float", "value_floats"):
+            value = onnx.helper.get_attribute_value(attribute)
+            kind = np.int64 if "int" in attribute.name else np.float32
+            made.append(onnx.numpy_helper.from_array(np.asarray(value, kind), node.output[0]))
+        else:
+            raise ModelFileError(f"node {node.name!r}: Constant with {attribute.name!r} is not supported.")
+    graph.initializer.extend(made)
+    rest = [node for node in graph.node if not (node.op_type == "Constant" and node.domain in ("", "ai.onnx"))]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rest]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np.ndarray:
+    where = f"tensor {proto.name!r}"
+    dims = list(proto.dims)
+    if len(dims) > limits.max_rank or any(n < 0 for n in dims):
+        raise ModelFileError(message(where, "dims", f"be at most {limits.max_rank} extents of at least 0", dims))
+    if proto.HasField("segment"):
+        raise ModelFileError(f"{where}: segments are not supported.")
+    filled = [name for name in _DATA_FIELDS if len(getattr(proto, name))]
+    if len(filled) > 1:
+        raise ModelFileError(f"{where} holds its data twice, in {' and '.join(filled)}: readers may disagree.")
+    if proto.data_location == onnx.TensorProto.EXTERNAL:
+        if filled:
+            raise ModelFileError(f"{where} holds data and says that it lies in another file.")
+        proto.raw_data = external.read(where, {e.key: e.value for e in proto.external_data}, _n_bytes(onnx, proto))
+        proto.data_location = onnx.TensorProto.DEFAULT
+        del proto.external_data[:]
+    if prod(dims) > 8 * max(proto.ByteSize(), 1):   # the smallest element takes 2 bits
+        raise ModelFileError(message(where, "dims", f"fit its {proto.ByteSize()} bytes", dims))
+    try:
+        array = onnx.numpy_helper.to_array(proto)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"{where}: {_first_line(error)}") from error
+    if array.dtype.kind == "O":
+        raise ModelFileError(f"{where}: texts are not supported.")
+    return array
+
+
+def _n_bytes(onnx: Any, proto: Any) -> int:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+    size = prod(proto.dims)
+    bits = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}.get(dtype.name, 8 * dtype.itemsize)
+    return -(-size * bits // 8)
+
+
+class _External:
+    """Reads tensors from plain files in one folder; refuses every other place."""
+
+    def __init__(self, folder: str | None, limits: OnnxLimits):
+        self.folder = folder
+        self.left = limits.max_external_bytes
+
+    def read(self, where: str, entry: dict[str, str], n_bytes: int) -> bytes:
+        """``n_bytes`` from the place that the model's entry names."""
+        location = entry.get("location", "")
+        if self.folder is None:
+            raise ModelFileError(f"{where} lies in another file, {location!r}. Load the model by its path, with "
+                                 "external_data=True, if you trust it.")
+        if not location or location in (".", "..") or any(c in location for c in "/\\\0"):
+            raise ModelFileError(message(where, "location", "be the name of a file in the model's folder", location))
+        offset, length = (self._number(where, entry, key, default) for key, default in (("offset", 0), ("length", n_bytes)))
+        if length != n_bytes:
+            raise ModelFileError(message(where, "length", f"be {n_bytes} bytes, as its shape says", length))
+        self.left -= n_bytes
+        if self.left < 0:
+            raise ModelFileError(f"{where}: the model's external tensors are beyond the limit.")
+        return self._bytes(where, location, offset, n_bytes)
+
+    @staticmethod
+    def _number(where: str, entry: dict[str, str], key: str, default: int) -> int:
+        text = entry.get(key, str(default))
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise ModelFileError(message(where, key, "be a whole number of bytes", text))
+        return int(text)
+
+    def _bytes(self, where: str, location: str, offset: int, n_bytes: int) -> bytes:
+        assert self.folder is not None
+        try:
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                # Relative to the opened folder and without following a link: what is checked is what is read.
+                handle = os.open(location, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise ModelFileError(f"{where}: the file {location!r} cannot be opened: {error.strerror}.") from error
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise ModelFileError(f"{where}: {location!r} must be a plain file without other names.")
+            if offset + n_bytes > status.st_size:
+                raise ModelFileError(f"{where}: {location!r} holds {status.st_size} bytes, {offset} + {n_bytes} are wanted.")
+            file.seek(offset)
+            data = file.read(n_bytes)
+        if len(data) != n_bytes:
+            raise ModelFileError(f"{where}: {location!r} changed while it was read.")
+        return data
+
+
+# What the package onnx does
+
+
+def _version(model: Any) -> int:
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if len(versions) > 1:
+        raise ModelFileError(message("model", "opset_import", "name each domain once", versions))
+    return versions[0] if versions else TARGET_VERSION
+
+
+def _checked(onnx: Any, model: Any) -> Any:
+    # An initializer is a graph input as well in IR 3; since IR 4 it need not be, and converter and checker agree on that.
+    model.ir_version = max(model.ir_version, 10)
+    _drop_old_inputs(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ModelFileError(f"the model breaks the rules of ONNX: {_first_line(error)}") from error
+    return model
+
+
+def _drop_old_inputs(model: Any) -> None:
+    names = {proto.name for proto in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in names]
+    if len(kept) != len(model.graph.input):
+        copies = [type(v).FromString(v.SerializeToString()) for v in kept]
+        del model.graph.input[:]
+        model.graph.input.extend(copies)
+
+
+def _inlined(onnx: Any, model: Any) -> Any:
+    if not model.functions:
+        return model
+    import onnx.inliner
+
+    return onnx.inliner.inline_local_functions(model)
+
+
+def _converted(onnx: Any, model: Any) -> Any:
+    """The model in newer terms; the model as it is where the converter does not know the way."""
+    import onnx.version_converter
+
+    try:
+        return onnx.version_converter.convert_version(model, TARGET_VERSION)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError):
+        return model
+
+
+def _types(onnx: Any, model: Any,
+           tensors: dict[str, np.ndarray]) -> dict[str, tuple[np.dtype, tuple[int | None, ...] | None]]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise ModelFileError(f"the shapes of the model contradict each other: {_first_line(error)}") from error
+    types: dict[str, tuple[np.dtype, tuple[int | None, ...] | None]] = {}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        known = value_type(onnx, value)
+        if known is not None:
+            types[value.name] = known
+    types.update({name: (array.dtype, array.shape) for name, array in tensors.items()})
+    return types
+
+
+def value_type(onnx: Any, value: Any) -> tuple[np.dtype, tuple[int | None, ...] | None] | None:
+    """Dtype and shape of a tensor that the model declares, or None for what is no tensor or has no known type."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.elem_type:
+        return None
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        raise ModelFileError(f"{value.name!r}: unknown element type {tensor.elem_type}.") from None
+    if dtype.kind == "O":
+        raise ModelFileError(f"{value.name!r} holds texts, which are not supported.")
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, tuple(_extents(tensor.shape.dim))
+
+
+def _extents(dims: Iterable[Any]) -> Iterator[int | None]:
+    for dim in dims:
+        # Some exporters write -1 for an open extent.
+        yield dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None

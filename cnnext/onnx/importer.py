@@ -1,0 +1,182 @@
+"""From an ONNX model to a ``Model``: one ``OnnxOperator`` for each node, its weights as parameters, names kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnnext.errors import ModelFileError
+from cnnext.graph.graph import FLOAT32, Graph, Parameter, Value, constant
+from cnnext.model import Model
+from cnnext.onnx.files import Contents, OnnxLimits, read, require_onnx
+from cnnext.onnx.layer import OnnxOperator
+from cnnext.onnx.operator import Operator
+from cnnext.onnx.support import check_supported
+
+__all__ = ["load"]
+
+# Inputs that are weights where they are known: trained, and not trained.
+_TRAINED: dict[str, tuple[int, ...]] = {
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "PRelu": (1,), "Add": (0, 1), "Mul": (0, 1),
+    "BatchNormalization": (1, 2), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2), "RMSNormalization": (1,),
+}
+_STATE: dict[str, tuple[int, ...]] = {"BatchNormalization": (3, 4)}
+# Sums and products with a scalar are part of a formula, not weights.
+_SMALLEST_WEIGHT = {"Add": 2, "Mul": 2}
+
+
+def load(source: Any, num_threads: int | None = None, external_data: bool = False,
+         limits: OnnxLimits | None = None) -> Model:
+    """Read an ONNX model.
+
+    Parameters
+    ----------
+    source : path, bytes or onnx.ModelProto
+    num_threads : int, optional
+    external_data : bool
+        Allow tensors in other files, which must be plain files in the model's own folder.
+    limits : OnnxLimits, optional
+
+    Returns
+    -------
+    Model
+        Inputs and outputs have the names, shapes and types of the ONNX model. Each node is a layer, called like the node,
+        or like its first output where it has no name.
+
+    Raises
+    ------
+    ModelFileError
+        If the model cannot be read, or has operators that nothing installed computes; all of them are named.
+    ImportError
+        Without the package ``onnx``.
+    """
+    where = f"ONNX file {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else "ONNX model"
+    try:
+        return _Importer(read(source, external_data, limits)).model(num_threads)
+    except ModelFileError as error:
+        raise ModelFileError(f"{where}: {error}") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"{where}: the graph cannot be built: {type(error).__name__}: {error}") from error
+
+
+class _Importer:
+    """What is known of a model's values while its graph is built."""
+
+    def __init__(self, contents: Contents):
+        self.onnx = require_onnx()
+        self.contents = contents
+        self.proto = contents.model.graph
+        self.versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in contents.model.opset_import}
+        self.values: dict[str, Value] = {}
+        self.parameters: dict[str, Parameter] = {}
+        self.names: set[str] = set()
+
+    def model(self, num_threads: int | None) -> Model:
+        inputs = [self._input(v) for v in self.proto.input if v.name not in self.contents.tensors]
+        graph = Graph(inputs, [])
+        graph.shares_batch = False
+        operators = [self._operator(node) for node in self.proto.node]
+        check_supported((op, node.name or node.output[0]) for op, node in zip(operators, self.proto.node, strict=True))
+        for op, node in zip(operators, self.proto.node, strict=True):
+            self._append(graph, op, node)
+        outputs = [self._output(v.name) for v in self.proto.output]
+        model = Model(inputs, outputs, self.proto.name or "onnx", num_threads)
+        model.graph.shares_batch = False
+        model.metadata = dict(self.contents.metadata)
+        return model
+
+    def _input(self, proto: Any) -> Value:
+        if not proto.name or proto.name in self.values:
+            raise ModelFileError(f"two inputs are called {proto.name!r}.")
+        if proto.name not in self.contents.types:
+            raise ModelFileError(f"input {proto.name!r} is no tensor of a known type; sequences and others are not supported.")
+        dtype, shape = self.contents.types[proto.name]
+        if shape is None:
+            raise ModelFileError(f"input {proto.name!r} has no known rank.")
+        value = self.values[proto.name] = Value(shape, dtype, proto.name)
+        return value
+
+    def _operator(self, node: Any) -> Operator:
+        attributes = {a.name: self._attribute(node, a) for a in node.attribute}
+        domain = node.domain if node.domain != "ai.onnx" else ""
+        return Operator(node.op_type, domain, self.versions.get(domain, 1), attributes, tuple(bool(n) for n in node.output))
+
+    def _attribute(self, node: Any, proto: Any) -> Any:
+        kinds = self.onnx.AttributeProto
+        if proto.type in (kinds.GRAPH, kinds.GRAPHS, kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS, kinds.TYPE_PROTO):
+            return proto    # control flow; named by check_supported
+        value = self.onnx.helper.get_attribute_value(proto)
+        if proto.type == kinds.TENSOR:
+            return self.onnx.numpy_helper.to_array(value)
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        if proto.type == kinds.STRINGS:
+            return [v.decode("utf-8", "replace") for v in value]
+        return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+    def _append(self, graph: Graph, op: Operator, node: Any) -> None:
+        trained, state = _TRAINED.get(op.op_type, ()), _STATE.get(op.op_type, ())
+        slots: list[str] = []
+        inputs: list[Value] = []
+        weights: dict[str, Parameter] = {}
+        for i, name in enumerate(node.input):
+            array = self.contents.tensors.get(name)
+            if not name:
+                slots.append("")
+            elif array is not None and i in (*trained, *state) and self._is_weight(op, node, array):
+                key = _weight_name(name, weights)
+                weights[key] = self._parameter(name, array, i in trained)
+                slots.append(key)
+            else:
+                slots.append("*")
+                inputs.append(self._value(name, node))
+        layer = OnnxOperator(op, slots, [self.contents.types.get(n) for n in node.output if n],
+                             name=self._layer_name(node))
+        layer.weights = weights
+        made = graph.apply(layer, *inputs, weights=layer.weight_values())
+        for name, value in zip([n for n in node.output if n], made, strict=True):
+            if name in self.values:
+                raise ModelFileError(f"two nodes make {name!r}.")
+            value.name = name
+            self.values[name] = value
+
+    def _is_weight(self, op: Operator, node: Any, array: np.ndarray) -> bool:
+        only = all(name in self.contents.tensors for name in node.input if name)
+        return array.dtype == FLOAT32 and not only and array.size >= _SMALLEST_WEIGHT.get(op.op_type, 1)
+
+    def _parameter(self, name: str, array: np.ndarray, trainable: bool) -> Parameter:
+        if name not in self.parameters:
+            self.parameters[name] = Parameter(name, array if array.flags.writeable else array.copy(), trainable)
+        return self.parameters[name]
+
+    def _value(self, name: str, node: Any) -> Value:
+        if name not in self.values:
+            if name not in self.contents.tensors:
+                raise ModelFileError(f"node {node.name or node.op_type!r} reads {name!r}, which nothing before it makes.")
+            self.values[name] = constant(self.contents.tensors[name], name)
+        return self.values[name]
+
+    def _output(self, name: str) -> Value:
+        if name not in self.values:
+            if name not in self.contents.tensors:
+                raise ModelFileError(f"output {name!r} is made by no node.")
+            self.values[name] = constant(self.contents.tensors[name], name)
+        return self.values[name]
+
+    def _layer_name(self, node: Any) -> str:
+        stem = node.name or next(iter(n for n in node.output if n), node.op_type)
+        name, number = stem, 1
+        while name in self.names:
+            name, number = f"{stem}_{number}", number + 1
+        self.names.add(name)
+        return name
+
+
+def _weight_name(name: str, taken: Iterable[str]) -> str:
+    """The initializer's own name, free of what separates layer and weight in model files."""
+    key = name.replace("/", ".").strip(".") or "weight"
+    return key if key not in ("*", *taken) else f"{key}.{len(list(taken))}"
