@@ -214,7 +214,7 @@ class Model:
 
         save(self, path)
 
-    def export_onnx(self, path: str | os.PathLike[str], opset: int = 17) -> None:
+    def export_onnx(self, path: str | os.PathLike[str], opset: int | None = None) -> None:
         """Write the inference form as an ONNX file, atomically; needs the package onnx (``cnnext[onnx]``).
 
         Inputs and outputs keep names and shapes; the batch is the axis "N". ``cnnext.onnx.exporter.export`` returns the
@@ -223,8 +223,8 @@ class Model:
         Parameters
         ----------
         path : path
-        opset : int
-            Version of ONNX's operators, from 13 to 23.
+        opset : int, optional
+            Version of ONNX's operators, from 13 to 28; by default 17, or that of a model that was read from ONNX.
 
         Raises
         ------

@@ -9,7 +9,7 @@ when a node asks for it; layers that treat all axes alike follow their inputs, s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from cnnext.errors import message
 from cnnext.graph.graph import Node, Shape, Value
 from cnnext.layers.layer import to_channels_first
 from cnnext.onnx.files import require_onnx
+from cnnext.onnx.operator import Operator
 
 __all__ = ["Library", "OnnxBuilder"]
 
@@ -294,7 +295,7 @@ class OnnxBuilder:
             return self.op(op_type, x, axes=list(axes), keepdims=int(keepdims))
         return self.op(op_type, x, self.ints(*axes), keepdims=int(keepdims))
 
-    def slice(self, x: str, ranges: dict[int, tuple[int, int | None]]) -> tuple[str, list[str]]:
+    def slice(self, x: str, ranges: Mapping[int, tuple[int, int | None]]) -> tuple[str, list[str]]:
         """Operator and inputs that cut a tensor along some of its axes; a stop of None is the end."""
         stops = [LAST_INDEX if stop is None else stop for _, stop in ranges.values()]
         return "Slice", [x, self.ints(*(start for start, _ in ranges.values())), self.ints(*stops), self.ints(*ranges)]
@@ -329,10 +330,31 @@ class OnnxBuilder:
     def append(self, op_type: str, inputs: Iterable[str], outputs: Sequence[str], name: str, attributes: dict[str, Any],
                domain: str = "", note: str = "") -> None:
         """Append a node by names of tensors; attributes that are None are left out."""
-        given = {key: a for key, a in attributes.items() if a is not None}
+        given = {key: onnx.numpy_helper.from_array(a) if isinstance(a, np.ndarray) else a
+                 for key, a in attributes.items() if a is not None}
         name = _unique(op_type.lower() if self._function else name, self._node_names)
         self.nodes.append(onnx.helper.make_node(op_type, list(inputs), list(outputs), name, domain=domain or None,
                                                 doc_string=note or None, **given))
+
+    def has_same(self, op: Operator) -> bool:
+        """Whether an operator means the same in this file; one of another domain is made to, by the domain's version."""
+        if op.domain:
+            self.library.use(op.domain, op.version)
+            return True
+        try:
+            versions = {onnx.defs.get_schema(op.op_type, version).since_version for version in (op.version, self.opset)}
+        except onnx.defs.SchemaError:
+            return False
+        return len(versions) == 1
+
+    def operator(self, node: Node, op_type: str, inputs: Sequence[str], attributes: dict[str, Any], domain: str = "",
+                 note: str = "", wanted: Sequence[bool] | None = None) -> None:
+        """Append the node that makes all outputs of a layer; ``wanted`` says which of the operator's are among them."""
+        names = iter(self.reserve(v.name for v in node.outputs))
+        made = [next(names) if want else "" for want in wanted or [True] * len(node.outputs)]
+        self.append(op_type, inputs, made, node.name, attributes, domain, note)
+        for value, name in zip(node.outputs, filter(None, made), strict=True):
+            self.store(value, name, plain(value))
 
     def store(self, value: Value, name: str, order: Order) -> None:
         """Say which tensor a value has."""

@@ -25,6 +25,7 @@ from cnnext.layers.layer import Layer, to_channels_first, to_channels_last
 from cnnext.model import Model
 from cnnext.onnx.builder import Library, OnnxBuilder
 from cnnext.onnx.files import require_onnx
+from cnnext.onnx.layer import OnnxOperator
 from cnnext.plugins import contained
 
 __all__ = ["DEFAULT_OPSET", "NEWEST_OPSET", "OLDEST_OPSET", "export", "save"]
@@ -33,26 +34,27 @@ onnx = require_onnx()
 
 DEFAULT_OPSET = 17
 OLDEST_OPSET = 13   # from here on Softmax means one axis, and Squeeze, Split, ReduceSum take their axes as inputs
-NEWEST_OPSET = 23
+NEWEST_OPSET = 28
 FUNCTIONS_IR = 8    # the first IR version with functions
 MAX_BYTES = 2**31 - 1
 
 
-def save(model: Model, path: str | os.PathLike[str], opset: int = DEFAULT_OPSET) -> None:
+def save(model: Model, path: str | os.PathLike[str], opset: int | None = None) -> None:
     """Write a model as an ONNX file; a crash while writing leaves the previous file whole. See ``export``."""
     data = export(model, opset).SerializeToString()
     with atomic_write(path) as file:
         file.write(data)
 
 
-def export(model: Model, opset: int = DEFAULT_OPSET) -> Any:
+def export(model: Model, opset: int | None = None) -> Any:
     """The model in its inference form as an ONNX ModelProto, checked.
 
     Parameters
     ----------
     model : Model
-    opset : int
-        Version of ONNX's operators, from 13 to 23 and not beyond what the installed package onnx knows.
+    opset : int, optional
+        Version of ONNX's operators, from 13 to 28 and not beyond what the installed package onnx knows. By default 17, or
+        for a model that was read from ONNX the version that it has.
 
     Returns
     -------
@@ -71,9 +73,10 @@ def export(model: Model, opset: int = DEFAULT_OPSET) -> Any:
     ImportError
         Without the package onnx.
     ValueError
-        For an opset out of range, a model of 2 GiB or more, and layers that cannot be exported.
+        For an opset out of range, a model of 2 GiB or more, layers that cannot be exported, and operators of a model that
+        was read from ONNX in another opset, if they changed between the two.
     """
-    opset = _checked_opset(opset)
+    opset = _checked_opset(_default_opset(model) if opset is None else opset)
     graph, library = model.graph, Library()
     b = OnnxBuilder(opset, library)
     inputs = b.reserve(v.name for v in graph.inputs)
@@ -83,9 +86,15 @@ def export(model: Model, opset: int = DEFAULT_OPSET) -> Any:
     for node in graph.nodes:
         export_node(b, node)
     b.finish(graph.outputs, outputs)
-    made = onnx.helper.make_graph(b.nodes, model.name, _value_infos(inputs, graph.inputs),
-                                  _value_infos(outputs, graph.outputs), b.initializers)
+    infos = (_value_infos(names, values, graph.shares_batch)
+             for names, values in ((inputs, graph.inputs), (outputs, graph.outputs)))
+    made = onnx.helper.make_graph(b.nodes, model.name, *infos, b.initializers)
     return _checked_model(model, made, library, opset)
+
+
+def _default_opset(model: Model) -> int:
+    read = [layer.operator for layer in model.layers if isinstance(layer, OnnxOperator)]
+    return max((operator.version for operator in read if not operator.domain), default=DEFAULT_OPSET)
 
 
 def _checked_opset(opset: int) -> int:
@@ -112,10 +121,11 @@ def _checked_model(model: Model, graph: Any, library: Library, opset: int) -> An
     return proto
 
 
-def _value_infos(names: Sequence[str], values: Sequence[Value]) -> list[Any]:
+def _value_infos(names: Sequence[str], values: Sequence[Value], shares_batch: bool) -> list[Any]:
     found = []
     for name, value in zip(names, values, strict=True):
-        shape = [("N" if axis == 0 else f"{name}_{axis}") if n is None else n for axis, n in enumerate(value.shape)]
+        axes = ["N" if axis == 0 and shares_batch else f"{name}_{axis}" for axis in range(len(value.shape))]
+        shape = [axis if n is None else n for axis, n in zip(axes, value.shape, strict=True)]
         dtype = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         found.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
     return found
@@ -207,11 +217,8 @@ def _export_own_operator(b: OnnxBuilder, node: Node) -> list[Value]:
     if function is None:
         note = f"an operator of the plugin layer {layer.type_name}: other runtimes than cnnext need an implementation of it"
         warnings.warn(f"{layer.where}: exported as {domain}::{op_type}, {note}.", stacklevel=2)
-    names = b.reserve(v.name for v in node.outputs)
     sources = [b.get(v) for v in (*node.inputs, *node.weights.values())]
-    b.append(function or op_type, sources, names, node.name, attributes, domain, note)
-    for value, name in zip(node.outputs, names, strict=True):
-        b.store(value, name, tuple(range(len(value.shape))))
+    b.operator(node, function or op_type, sources, attributes, domain, note)
     return node.outputs
 
 
