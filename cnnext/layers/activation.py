@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from math import inf, pi, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from cnnext._native.executor import UNARY, UNARY_SAVES_OUTPUT
 from cnnext.errors import unknown
-from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.graph import Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
@@ -357,6 +359,13 @@ class Affine(Activation):
 
     def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
         return "Add", [b.op("Mul", x, b.scalar(self.scale)), b.scalar(self.shift)], {}
+
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        channels = node.output.shape[-1:]
+        if not channels or not channels[0]:
+            return None
+        scale, shift = (constant(np.full(channels[0], term, np.float32), "term") for term in (self.scale, self.shift))
+        return scale, shift
 
 
 class ThresholdedReLU(Activation):

@@ -289,11 +289,16 @@ class OnnxBuilder:
         tensors, base = self._tensors[source]
         self._tensors[value] = tensors, tuple(base[axis] for axis in (plain(value) if axes is None else axes))
 
-    def reduce(self, op_type: str, x: str, axes: Sequence[int], keepdims: bool = True) -> str:
-        """Append a ReduceMean, ReduceMax ...; from opset 18 on their axes are an input."""
-        if self.opset < 18:
-            return self.op(op_type, x, axes=list(axes), keepdims=int(keepdims))
-        return self.op(op_type, x, self.ints(*axes), keepdims=int(keepdims))
+    def reduction(self, op_type: str, x: str, axes: Sequence[int], keepdims: bool = True) -> tuple[list[str], dict[str, Any]]:
+        """Inputs and attributes of a ReduceSum, ReduceMean ...; of most, the axes are an input from opset 18 on."""
+        if op_type != "ReduceSum" and self.opset < 18:
+            return [x], {"axes": list(axes), "keepdims": int(keepdims)}
+        return [x, self.ints(*axes)], {"keepdims": int(keepdims)}
+
+    def image_sizes(self, x: str, size: Sequence[int]) -> str:
+        """The input "sizes" of a Resize of a channels-first image: all axes, since to name some came late."""
+        outer = self.op("Slice", self.op("Shape", x), self.ints(0), self.ints(2))
+        return self.op("Concat", outer, self.ints(*size), axis=0)
 
     def slice(self, x: str, ranges: Mapping[int, tuple[int, int | None]]) -> tuple[str, list[str]]:
         """Operator and inputs that cut a tensor along some of its axes; a stop of None is the end."""

@@ -52,6 +52,20 @@ EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {
     "Dense": [({"units": 6, "use_bias": bias, "activation": a}, shapes)
               for bias, a, shapes in ((True, None, [(5,)]), (False, "relu", [(5,)]), (True, "tanh", IMAGE),
                                       (False, None, [(7, 3)]), (True, "softmax", [(7, 3)]))],
+    "MatMul": [({}, [(7, 9, 4), (7, 4, 3)]), ({"transpose_a": True, "transpose_b": True}, [(4, 9), (3, 4)]),
+               ({"transpose_b": True}, [(9, 4), (1, 4)])],
+    **{f"Reduce{name}": [({"axes": axes, "keepdims": keep}, IMAGE)
+                         for axes, keep in (((1, 2), True), ((-1,), False), ((1, -1), False), ((), True), ((2,), False))]
+       for name in ("L1", "L2", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")},
+    "Resize": [({"mode": mode, **more}, IMAGE)
+               for mode in ("nearest", "linear", "cubic")
+               for more in ({"sizes": (5, 13)}, {"scales": (1.7, 0.6)}, {"sizes": 4, "scales": (0.6, 0.5)},
+                            {"sizes": (4, 20), "coordinates": "align_corners"},
+                            {"sizes": (9, 5), "coordinates": "half_pixel_symmetric", "rounding": "ceil"},
+                            {"sizes": (9, 1), "coordinates": "pytorch_half_pixel"}, {"scales": 2.5, "coordinates": "asymmetric"},
+                            {"sizes": (5, 20), "coordinates": "tf_crop_and_resize", "extrapolation_value": 1.5,
+                             "region": (0.2, 0.1, 1.3, 0.8)}, {"sizes": 4, "antialias": mode != "nearest"},
+                            {"sizes": 12, "exclude_outside": mode != "nearest", "data_format": "channels_first"})],
     "Conv1D": [({"filters": 4, "kernel_size": 3, **more}, [(11, 6)])
                for more in ({}, {"padding": "same", "strides": 2}, {"padding": (2, 1), "dilation": 2, "groups": 2},
                             {"flip_kernel": True, "use_bias": False, "activation": "elu"},
@@ -377,17 +391,17 @@ def test_a_model_that_was_read_needs_an_opset_in_which_its_operators_are_the_sam
 
 def test_attributes_and_outputs_of_a_model_that_was_read():
     helper, kinds = onnx.helper, onnx.TensorProto
-    ones = onnx.numpy_helper.from_array(np.ones(1, np.int64))
-    nodes = [helper.make_node("ConstantOfShape", ["size"], ["filled"], value=ones),
-             helper.make_node("TopK", ["x", "filled"], ["", "indices"], axis=-1),
-             helper.make_node("Shape", ["indices"], ["shape"])]
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "top", [info("x", kinds.FLOAT, [4, "wide"]), info("size", kinds.INT64, [1])],
-                              [info("indices", kinds.INT64, [4, "many"]), info("shape", kinds.INT64, [2])])
+    ones, info = onnx.numpy_helper.from_array(np.ones(1, np.float32)), helper.make_tensor_value_info
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["x"], value=ones),
+             helper.make_node("GRU", ["x", "w", "r"], ["", "last"], hidden_size=2),
+             helper.make_node("Shape", ["last"], ["shape"])]
+    weights = [onnx.numpy_helper.from_array(images(1, 6, n, seed=n), name) for name, n in (("w", 3), ("r", 2))]
+    graph = helper.make_graph(nodes, "gru", [info("size", kinds.INT64, [3])],
+                              [info("last", kinds.FLOAT, [1, "batch", 2]), info("shape", kinds.INT64, [3])], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     proto = export(cx.load(model.SerializeToString()))
-    assert list(proto.graph.node[1].output) == ["", "indices"]
-    feeds = {"x": images(4, 9), "size": np.array([1], np.int64)}
+    assert list(proto.graph.node[1].output) == ["", "last"]
+    feeds = {"size": np.array([4, 5, 3], np.int64)}
     for got, wanted in zip(session(proto).run(None, feeds), session(model).run(None, feeds), strict=True):
         assert np.array_equal(got, wanted)
 

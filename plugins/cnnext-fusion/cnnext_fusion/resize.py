@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._resample import AxisMap, Resample, lower_resample
+from cnnext.layers._resample import AxisMap, Interpolation, Resample, export_resample, lower_resample, resized_axis
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer
 
@@ -53,37 +51,15 @@ class Resize(Layer):
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
-        if self.mode == "nearest":  # by the indices: where a point lies between two pixels, runtimes round differently
-            order, maps = b.layout(src), self.maps((src.shape[0], *b.extents(src)))
-            rows, cols = (b.constant(np.array([terms[0][0] for terms in axis.terms], np.int64), "pixels") for axis in maps)
-            taller = b.op("Gather", b.get(src, order), rows, axis=order.index(1))
-            b.result(node.output, "Gather", [taller, cols], order, axis=order.index(2))
+        if self.mode == "nearest":  # where a point lies between two pixels, runtimes round differently
+            export_resample(b, node, *self.maps((src.shape[0], *b.extents(src))))
             return
-        # the whole shape: "axes" of Resize came later, and scales instead of sizes round
         x = b.get_first(src)
-        outer = b.op("Slice", b.op("Shape", x), b.ints(0), b.ints(2))
-        size = b.op("Concat", outer, b.ints(*self.size), axis=0)
-        b.result_first(node.output, "Resize", [x, "", "", size], mode="linear", coordinate_transformation_mode="half_pixel")
+        b.result_first(node.output, "Resize", [x, "", "", b.image_sizes(x, self.size)], mode="linear",
+                       coordinate_transformation_mode="half_pixel")
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""
-        axis = _nearest if self.mode == "nearest" else _bilinear
-        rows, cols = (axis(n or 0, out) for n, out in zip(shape[1:3], self.size, strict=True))
+        how = Interpolation("nearest" if self.mode == "nearest" else "linear", rounding="round_prefer_ceil")
+        rows, cols = (resized_axis(n or 0, out, how) for n, out in zip(shape[1:3], self.size, strict=True))
         return rows, cols
-
-
-def _nearest(size: int, out: int) -> AxisMap:
-    """Centre i of the result lies at (i + 1/2) size / out, inside the pixel of that whole number."""
-    return AxisMap(size, [[((2 * i + 1) * size // (2 * out), 1.0)] for i in range(out)])
-
-
-def _bilinear(size: int, out: int) -> AxisMap:
-    """Centre i of the result lies at (i + 1/2) size / out - 1/2 of the source, between two of its centres."""
-    terms = []
-    for i in range(out):
-        # in whole numbers of 1 / (2 out), so that a point on a centre is exactly that
-        point = min(max((2 * i + 1) * size - out, 0), (size - 1) * 2 * out)
-        index, rest = divmod(point, 2 * out)
-        right = rest / (2 * out)
-        terms.append([(index, 1.0 - right), (index + 1, right)] if rest else [(index, 1.0)])
-    return AxisMap(size, terms)

@@ -72,8 +72,10 @@ class RowNorm(Layer):
             b.result(node.output, "RMSNormalization", [x, b.get(gamma)], axis=-1, epsilon=self.epsilon)
             return
         if self.centered:
-            x = b.op("Sub", x, b.reduce("ReduceMean", x, [axis]))
-        square = b.reduce("ReduceMean", b.op("Mul", x, x), [axis])
+            inputs, attributes = b.reduction("ReduceMean", x, [axis])
+            x = b.op("Sub", x, b.op("ReduceMean", *inputs, **attributes))
+        inputs, attributes = b.reduction("ReduceMean", b.op("Mul", x, x), [axis])
+        square = b.op("ReduceMean", *inputs, **attributes)
         x = b.op("Div", x, b.op("Sqrt", b.op("Add", square, b.scalar(self.epsilon))))
         if self.centered:
             b.result(node.output, "Add", [b.op("Mul", x, b.get(gamma)), b.get(beta)])
