@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,7 +107,8 @@ class Resize(Layer):
         if None not in src.shape[1:3] and not self._is_exact_in_onnx(b.opset):
             export_resample(b, node, *self.maps(src.shape), self.extrapolation_value)
             return
-        x, attributes = b.get_first(src), dict(mode=self.mode, coordinate_transformation_mode=self.coordinates)
+        x = b.get_first(src)
+        attributes: dict[str, Any] = dict(mode=self.mode, coordinate_transformation_mode=self.coordinates)
         if self.mode == "nearest":
             attributes["nearest_mode"] = self.rounding
         if self.mode == "cubic":
@@ -129,11 +130,12 @@ class Resize(Layer):
     def _is_exact_in_onnx(self, opset: int) -> bool:
         """Whether ONNX's operator has all of it in this version, and ONNX Runtime reads the very same pixels.
 
-        Not where a point lies between two pixels and one of them is taken, which single precision decides there.
+        Of pixels that are equally near, single precision chooses one there; and cubic images it refuses once it has moved
+        a Transpose across the operator.
         """
-        return not (self.mode == "nearest" or self.antialias or self.exclude_outside and self.mode == "linear"
-                    or self.sizes is not None and self.scales is not None
-                    or self.coordinates == "half_pixel_symmetric" and opset < 19)
+        return (self.mode == "linear" and not self.antialias and not self.exclude_outside
+                and (self.sizes is None or self.scales is None)
+                and (self.coordinates != "half_pixel_symmetric" or opset >= 19))
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

@@ -289,7 +289,8 @@ class OnnxBuilder:
         tensors, base = self._tensors[source]
         self._tensors[value] = tensors, tuple(base[axis] for axis in (plain(value) if axes is None else axes))
 
-    def reduction(self, op_type: str, x: str, axes: Sequence[int], keepdims: bool = True) -> tuple[list[str], dict[str, Any]]:
+    def reduction(self, op_type: str, x: str, axes: Sequence[int],
+                  keepdims: bool = True) -> tuple[list[str], dict[str, Any]]:
         """Inputs and attributes of a ReduceSum, ReduceMean ...; of most, the axes are an input from opset 18 on."""
         if op_type != "ReduceSum" and self.opset < 18:
             return [x], {"axes": list(axes), "keepdims": int(keepdims)}
