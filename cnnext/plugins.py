@@ -257,8 +257,8 @@ def _load_rule(entry: Any) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:
-        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: {error} "
-                          f"({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
+        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: "
+                          f"{error} ({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
 
 
 # Graph passes

@@ -85,7 +85,7 @@ class Add(Join):
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         shift = per_channel(g, node)
-        return None if shift is None else (constant(np.ones(shift.shape, np.float32), "one"), shift)
+        return None if shift is None else (constant(np.ones(node.output.shape[-1] or 0, np.float32), "one"), shift)
 
 
 class Subtract(Join):
@@ -124,7 +124,7 @@ class Multiply(Join):
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         scale = per_channel(g, node)
-        return None if scale is None else (scale, constant(np.zeros(scale.shape, np.float32), "zero"))
+        return None if scale is None else (scale, constant(np.zeros(node.output.shape[-1] or 0, np.float32), "zero"))
 
 
 class Divide(Join):
@@ -219,7 +219,7 @@ class Equal(Join):
 
 
 def per_channel(g: Graph, node: Node) -> Value | None:
-    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is no such join."""
+    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is none."""
     from cnnext.layers.reshape import ReshapeTo
 
     x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]

@@ -21,7 +21,8 @@ __all__ = ["load"]
 
 # Inputs that are weights where they are known: trained, and not trained.
 _TRAINED: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "PRelu": (1,), "Add": (0, 1), "Mul": (0, 1),
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "PRelu": (1,),
+    "Add": (0, 1), "Mul": (0, 1),
     "BatchNormalization": (1, 2), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
     "GroupNormalization": (1, 2), "RMSNormalization": (1,),
 }
@@ -95,7 +96,7 @@ class _Importer:
         if not proto.name or proto.name in self.values:
             raise ModelFileError(f"two inputs are called {proto.name!r}.")
         if proto.name not in self.contents.types:
-            raise ModelFileError(f"input {proto.name!r} is no tensor of a known type; sequences and others are not supported.")
+            raise ModelFileError(f"input {proto.name!r} is no tensor of a known type; others are not supported.")
         dtype, shape = self.contents.types[proto.name]
         if shape is None:
             raise ModelFileError(f"input {proto.name!r} has no known rank.")

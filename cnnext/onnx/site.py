@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 # Inputs whose contents decide the shape of the result.
 _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
-    "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Expand": (1,), "MaxUnpool": (2,),
-    "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4),
-    "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
+    "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Expand": (1,),
+    "MaxUnpool": (2,), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
     "HannWindow": (0,), "HammingWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4), "DFT": (1, 2), "STFT": (1, 3),
     **{f"Reduce{name}": (1,) for name in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum",
                                           "LogSumExp")},
 }
 # Random, or not an operator that NumPy knows.
-_NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
-               "If", "Loop"}
+_NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+               "Dropout", "If", "Loop"}
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Site:
         return axis % rank if rank else 0
 
     def axes(self, position: int, rank: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
-        """Axes that an input or, in older operator sets, the attribute ``axes`` gives; ``default`` where neither is there."""
+        """Axes that an input or, in older operator sets, the attribute ``axes`` gives; ``default`` without both."""
         if self.has(position):
             given = [int(a) for a in self.contents(position).reshape(-1)]
         else:
@@ -178,7 +178,8 @@ class Site:
         from cnnext.onnx.support import rule_of
 
         if self._is_constant():
-            return [constant(a, self.name) for a in evaluate_wanted(self.op, [None if v is None else v.data for v in self.inputs])]
+            contents = [None if v is None else v.data for v in self.inputs]
+            return [constant(array, self.name) for array in evaluate_wanted(self.op, contents)]
         rule = rule_of(self.op)
         if rule is not None and (self.op.op_type in ANY_TYPE or self._is_for_kernels()):
             made = self._by(rule)

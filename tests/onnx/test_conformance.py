@@ -22,7 +22,8 @@ suite = onnx.backend.test.BackendTest(CnnextBackend, __name__)
 # Known gaps, each a reason and the tests; one that begins to pass fails the run.
 GAPS = {
     "sequences and optional values are no tensors": [
-        "(?<!reverse)sequence", "optional_(get|has)", "identity_opt", "test_if_opt", "test_if_seq", "loop13_seq", "loop16_seq_none",
+        "(?<!reverse)sequence", "optional_(get|has)", "identity_opt", "test_if_opt", "test_if_seq", "loop13_seq",
+        "loop16_seq_none",
     ],
     "texts are no tensors of numbers": [
         "string", "strnorm", "tfidf", "regex", "label_encoder_string_int", "label_encoder_tensor_(mapping|value)",
@@ -30,7 +31,9 @@ GAPS = {
     "pictures are decoded by Pillow, not here": ["image_decoder"],
     "Scan is no operator of feed-forward networks": ["test_scan", "linear_attention.*_expanded"],
     "differentiation inside a model": ["gradient_of"],
-    "takes functions as attributes, outside of CNNs": ["flexattention_(score_mod|prob_mod|causal_mask|soft_cap|relative_positional)_cpu"],
+    "takes functions as attributes, outside of CNNs": [
+        "flexattention_(score_mod|prob_mod|causal_mask|soft_cap|relative_positional)_cpu",
+    ],
 }
 # The suite expects NumPy's own random numbers.
 RANDOM = ["bernoulli"]
@@ -57,8 +60,8 @@ OPERATORS = _operators()
 
 def groups_of(kind: str, name: str) -> list[str]:
     """The rows of the table that a test counts in."""
-    rows = {"Node": "node", "Simple": "simple", "PyTorchOperator": "pytorch-operator", "PyTorchConverted": "pytorch-converted",
-            "Real": "real models"}
+    rows = {"Node": "node", "Simple": "simple", "PyTorchOperator": "pytorch-operator",
+            "PyTorchConverted": "pytorch-converted", "Real": "real models"}
     groups = [rows.get(kind, kind)]
     if kind == "Node" and OPERATORS.get(name.partition("_expanded")[0]) in PROMISED:
         groups.append("promised operators")

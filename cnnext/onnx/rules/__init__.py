@@ -7,12 +7,12 @@ points of the group ``cnnext.onnx``, and are functions of the same kind.
 from __future__ import annotations
 
 from cnnext.onnx import subgraphs
-from cnnext.onnx.rules import convolution, elementwise, linear, pooling, reduction, shape
+from cnnext.onnx.rules import convolution, elementwise, image, linear, pooling, reduction, shape
 from cnnext.onnx.support import Rule
 
 RULES: dict[str, Rule] = {
-    **convolution.RULES, **elementwise.RULES, **linear.RULES, **pooling.RULES, **reduction.RULES, **shape.RULES,
-    **subgraphs.RULES,
+    **convolution.RULES, **elementwise.RULES, **image.RULES, **linear.RULES, **pooling.RULES, **reduction.RULES,
+    **shape.RULES, **subgraphs.RULES,
 }
 
 # Operators whose layers take any element type.
