@@ -15,6 +15,7 @@ from cnnext.layers.attributes import number
 from cnnext.layers.elementwise import scaled
 from cnnext.layers.layer import Layer, ParameterSpec
 from tests.helpers import branched_net, close, images, two_ended_net
+from tests.onnx.exported import check_export, made_of, randomize, session
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -23,7 +24,6 @@ from cnnext.onnx.exporter import export  # noqa: E402  (needs onnx)
 
 OPSETS = (13, 17, 18, 20, 21, 23, 28)
 NEWEST = onnx.defs.onnx_opset_version()
-SAMPLES = (1, 3)
 IMAGE = [(7, 9, 4)]
 ANY_RANK = [[(5,)], [(6, 3)], IMAGE, [(2, 3, 4, 2)]]
 
@@ -168,47 +168,6 @@ def layer_class(name: str) -> type[Layer]:
     return cx.layer(name)
 
 
-def randomize(net: cx.Model, seed: int = 5) -> cx.Model:
-    """Weights other than the initial ones, as training makes them; variances stay positive."""
-    rng = np.random.default_rng(seed)
-    for parameter in net.parameters:
-        shape = parameter.data.shape
-        parameter.assign(rng.uniform(0.5, 2, shape) if "variance" in parameter.name else rng.normal(0.1, 0.5, shape))
-    return net
-
-
-def made_of(layer: Layer, shapes: list[tuple[int, ...]]) -> cx.Model:
-    """A model of one layer, behind an absolute value where that needs positive numbers."""
-    inputs = [cx.Input(shape, name=f"x{i}") for i, shape in enumerate(shapes)]
-    sources = inputs
-    if isinstance(layer, (cx.Log, cx.Sqrt, cx.Power)):
-        sources = [cx.Abs(name=f"abs{i}")(x) for i, x in enumerate(inputs)]
-    return randomize(cx.Model(inputs, layer(sources)))
-
-
-def session(proto) -> object:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    return runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def check(net: cx.Model, opset: int = 17, seed: int = 3) -> object:
-    """Export a model, compare its outputs in ONNX Runtime for two batches, and return the ModelProto."""
-    proto = export(net, opset)
-    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == opset
-    there = session(proto)
-    assert [v.name for v in there.get_inputs()] == [v.name for v in net.graph.inputs]
-    for n in SAMPLES:
-        x = [images(n, *v.shape[1:], seed=seed + i) for i, v in enumerate(net.graph.inputs)]
-        wanted = net.predict(x)
-        wanted = wanted if isinstance(wanted, list) else [wanted]
-        got = there.run(None, {v.name: a for v, a in zip(there.get_inputs(), x, strict=True)})
-        assert len(got) == len(wanted)
-        for a, b in zip(got, wanted, strict=True):
-            close(a, b, 1e-5)
-    return proto
-
-
 def operators(proto) -> Counter[str]:
     return Counter(node.op_type for node in proto.graph.node)
 
@@ -219,7 +178,7 @@ def operators(proto) -> Counter[str]:
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_layer(name, i):
     arguments, shapes = {**EXAMPLES, **PLUGIN_EXAMPLES}[name][i]
-    proto = check(made_of(layer_class(name)(**arguments), shapes))
+    proto = check_export(made_of(layer_class(name)(**arguments), shapes))
     assert {node.domain for node in proto.graph.node} <= {""}, "a standard operator has a standard form"
 
 
@@ -230,7 +189,7 @@ def test_layer_in_other_opsets(name, opset):
         pytest.skip("the package onnx does not know it")
     few = slice(None) if opset in (13, 21) else slice(2)
     for arguments, shapes in {**EXAMPLES, **PLUGIN_EXAMPLES}[name][few]:
-        check(made_of(layer_class(name)(**arguments), shapes), opset)
+        check_export(made_of(layer_class(name)(**arguments), shapes), opset)
 
 
 def test_no_layer_is_forgotten():
@@ -271,13 +230,13 @@ LARGE = {"vgg13", "vgg16", "vgg19", "resnet34", "resnet50"}
 def test_models(name):
     function = getattr(cx.models, name)
     net = function(**small_arguments(function))
-    proto = check(net)
+    proto = check_export(net)
     assert operators(proto)["Transpose"] == (2 if len(net.output_shape) == 4 else 1)
 
 
 def test_lenet_has_one_transpose_and_the_names_of_its_layers():
     net = randomize(cx.models.lenet5())
-    proto = check(net)
+    proto = check_export(net)
     assert operators(proto) == Counter(Conv=2, Relu=4, MaxPool=2, Flatten=1, Gemm=3, Softmax=1, Transpose=1)
     names = {node.name for node in proto.graph.node}
     assert names == {*(layer.name for layer in net.layers), f"{net.graph.inputs[0].name}/transpose"}
@@ -293,11 +252,11 @@ def test_lenet_has_one_transpose_and_the_names_of_its_layers():
 def test_residual_net(opset):
     if opset > NEWEST:
         pytest.skip("the package onnx does not know it")
-    assert operators(check(residual_net(), opset))["Transpose"] == 1
+    assert operators(check_export(residual_net(), opset))["Transpose"] == 1
 
 
 def test_channels_first_needs_no_transpose():
-    assert operators(check(residual_net("channels_first")))["Transpose"] == 0
+    assert operators(check_export(residual_net("channels_first")))["Transpose"] == 0
 
 
 def test_trained_lenet(tmp_path):
@@ -309,16 +268,16 @@ def test_trained_lenet(tmp_path):
     there = runtime.InferenceSession(tmp_path / "lenet.onnx", providers=["CPUExecutionProvider"])
     x = images(5, 28, 28, 1, seed=2)
     close(there.run(None, {there.get_inputs()[0].name: x})[0], net.predict(x))
-    check(net)
+    check_export(net)
 
 
 def test_branches():
-    check(randomize(branched_net()))
+    check_export(randomize(branched_net()))
 
 
 def test_a_layer_used_twice_has_its_weights_once():
     net = randomize(two_ended_net())
-    proto = check(net)
+    proto = check_export(net)
     assert sorted(t.name for t in proto.graph.initializer) == ["shared/bias", "shared/weights"]
     assert [node.name for node in proto.graph.node if node.op_type == "Conv"] == ["shared", "shared_1"]
     assert [v.name for v in proto.graph.output] == ["difference", "product"]
@@ -330,7 +289,7 @@ def test_outputs_that_are_inputs_read_inside_or_given_twice():
     z = cx.Dense(2, name="z")(cx.Flatten(name="flat")(y))
     shuffled = cx.Permute((0, 3, 1, 2), name="shuffled")(y)
     kept = cx.Dropout(0.5, name="kept")(y)
-    proto = check(cx.Model(x, [z, y, x, kept, shuffled, y]))
+    proto = check_export(cx.Model(x, [z, y, x, kept, shuffled, y]))
     assert [v.name for v in proto.graph.output] == ["z", "y", "x_1", "kept", "shuffled", "y_1"]
 
 
@@ -338,9 +297,9 @@ def test_a_flattened_image_read_by_several_layers():
     x = cx.Input((6, 6, 2), name="x")
     flat = cx.Flatten(name="flat")(cx.Conv2D(3, 3, name="conv")(x))
     dense = [cx.Dense(4, name="a")(flat), cx.Dense(3, name="b")(cx.Dropout(0.2)(flat))]
-    proto = check(randomize(cx.Model(x, dense)))
+    proto = check_export(randomize(cx.Model(x, dense)))
     assert operators(proto)["Transpose"] == operators(proto)["Flatten"] == 1
-    check(randomize(cx.Model(x, [*dense, cx.Softmax(name="s")(flat), cx.Dense(2, name="c")(flat)])))
+    check_export(randomize(cx.Model(x, [*dense, cx.Softmax(name="s")(flat), cx.Dense(2, name="c")(flat)])))
 
 
 def test_open_rows_and_columns():
@@ -465,7 +424,7 @@ def test_a_composed_plugin_layer_is_a_function_of_its_vendor(opset):
     x = cx.Input((4, 5, 3))
     y = ComposedGain(2.0, name="one")(x)
     y = ComposedGain(2.0, name="same")(cx.ReLU(name="relu")(y))
-    proto = check(randomize(cx.Model(x, ComposedGain(3.0, name="other")(y))), opset)
+    proto = check_export(randomize(cx.Model(x, ComposedGain(3.0, name="other")(y))), opset)
     assert [(n.domain, n.op_type) for n in proto.graph.node] == [("acme", "Gain"), ("", "Relu"), ("acme", "Gain"),
                                                                  ("acme", "Gain_body2")]
     assert [(f.domain, f.name) for f in proto.functions] == [("acme", "Gain"), ("acme", "Gain_body2")]
@@ -476,7 +435,7 @@ def test_a_composed_plugin_layer_is_a_function_of_its_vendor(opset):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_functions_take_weights_and_call_functions(opset):
-    proto = check(made_of(Stack(name="stack"), [(2, 6, 7)]), opset)
+    proto = check_export(made_of(Stack(name="stack"), [(2, 6, 7)]), opset)
     assert {(f.domain, f.name) for f in proto.functions} == {("acme", "Stack"), ("acme", "Gain")}
     assert [v.name for v in proto.graph.initializer] == [
         f"stack/{key}" for key in ("conv", "bias", "depth", "up", "gain", "dense", "slope")]
@@ -512,7 +471,7 @@ def test_a_layer_with_a_form_of_its_own():
 
     x = cx.Input((6, 6, 2))
     y = cx.Conv2D(3, 3)(Halved(0.5)(cx.Conv2D(3, 2)(x)))
-    assert operators(check(randomize(cx.Model(x, y))))["Transpose"] == 2
+    assert operators(check_export(randomize(cx.Model(x, y))))["Transpose"] == 2
 
 
 def test_a_fault_of_a_plugin_is_its_own():

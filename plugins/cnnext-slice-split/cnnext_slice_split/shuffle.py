@@ -54,7 +54,9 @@ class ChannelShuffle(Layer):
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
-        channels, x = src.shape[-1] or -1, b.get_first(src)
+        channels, x = src.shape[-1], b.get_first(src)
+        if channels is None:
+            raise self.error("src", "have a known number of channels to be exported", src.shape)
         dealt = b.op("Transpose", b.op("Reshape", x, b.ints(0, self.groups, channels // self.groups, -1)), perm=[0, 2, 1, 3])
         b.result_first(node.output, "Reshape", [dealt, b.op("Shape", x)])
 
