@@ -7,13 +7,13 @@ machine falls on all of them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
 
 import cnnext as cx
+from benchmarks.timing import in_turn
 
 Run = Callable[[], np.ndarray]
 
@@ -30,26 +30,12 @@ def main(quick: bool) -> None:
             expected = engines["cnnext"]()
             for name, run in engines.items():
                 np.testing.assert_allclose(run(), expected, rtol=1e-4, atol=1e-5, err_msg=name)
-            for name, times in _in_turn(engines, seconds).items():
-                best, median = min(times), float(np.median(times))
+            for name, times in in_turn(engines, seconds, burst=20).items():
+                best, median = times.min(), float(np.median(times))
                 print(f"{name:14} {batch:5} {threads:7} {1e6 * best:9.1f} {1e6 * median:10.1f} {batch / median:10,.0f}")
     missing = [name for name in ENGINES if not all(map(find_spec, NEEDS[name]))]
     if missing:
         print(f"Not installed, not measured: {', '.join(missing)}.")
-
-
-def _in_turn(engines: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    """Times of each engine's runs, twenty in a row, then the next engine's."""
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    end = time.perf_counter() + seconds * len(engines)
-    while time.perf_counter() < end:
-        for name, run in engines.items():
-            run()
-            for _ in range(20):
-                start = time.perf_counter()
-                run()
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def _cnnext(net: cx.Model, x: np.ndarray, threads: int) -> Run:

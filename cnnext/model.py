@@ -281,6 +281,6 @@ def as_float32(x: Any) -> np.ndarray:
 
 def _values(name: str, argument: str, values: Value | Sequence[Value]) -> list[Value]:
     found = [values] if isinstance(values, Value) else list(values)
-    if not found or not all(isinstance(v, Value) for v in found):
+    if not found and argument == "outputs" or not all(isinstance(v, Value) for v in found):
         raise TypeError(message(f"model {name!r}", argument, "be values that cnnext.Input or a layer made", values))
     return found

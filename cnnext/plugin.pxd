@@ -44,6 +44,26 @@ cdef extern from "cnnext_plugin.h" nogil:
         CNX_SOFTPLUS
         CNX_SOFTSIGN
         CNX_AFFINE
+        CNX_EXP
+        CNX_LOG
+        CNX_SQRT
+        CNX_RSQRT
+        CNX_ABS
+        CNX_RECIPROCAL
+        CNX_SQUARE
+        CNX_CUBE
+        CNX_POWER
+        CNX_FLOOR
+        CNX_CEIL
+        CNX_ROUND
+        CNX_SIGN
+        CNX_ERF
+        CNX_LEAKY_RELU_ANY
+        CNX_ELU_ANY
+        CNX_CELU
+        CNX_THRESHOLDED_RELU
+        CNX_SWISH
+        CNX_SHRINK
         CNX_UNARY_COUNT
 
     enum:

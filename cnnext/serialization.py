@@ -66,24 +66,30 @@ def to_bytes(model: Model) -> bytes:
     return modelfile.to_bytes(tensors, document)
 
 
-def load(source: str | os.PathLike[str] | bytes, num_threads: int | None = None) -> Model:
-    """Read a model file.
+def load(source: Any, num_threads: int | None = None, external_data: bool = False) -> Model:
+    """Read a model file, native (``.safetensors``) or ONNX.
 
     Parameters
     ----------
-    source : path or bytes
+    source : path, bytes or onnx.ModelProto
     num_threads : int, optional
+    external_data : bool
+        Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
 
     Raises
     ------
     ModelFileError
-        If the file is damaged, too large for the limits, or names layers that no cnnext has.
+        If the file is damaged, too large for the limits, or names layers or operators that nothing installed has.
 
     Notes
     -----
     A layer whose plugin is missing or broken becomes a ``MissingLayer``: the model has its summary and its weights, and
     says what to install when it is run.
     """
+    if is_onnx(source):
+        from cnnext.onnx.importer import load as load_onnx
+
+        return load_onnx(source, num_threads, external_data)
     tensors, document = modelfile.load(source)
     where = "model file" if isinstance(source, bytes) else f"model file {os.fspath(source)!r}"
     try:
@@ -94,6 +100,18 @@ def load(source: str | os.PathLike[str] | bytes, num_threads: int | None = None)
         raise ModelFileError(f"{where}: {error}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError) as error:
         raise ModelFileError(f"{where}: the graph cannot be rebuilt: {error}") from error
+
+
+def is_onnx(source: Any) -> bool:
+    """Whether a model is an ONNX one: by the suffix of its path, or as bytes that do not begin as a native file does.
+
+    A native file begins with the length of its header, whose last bytes are zero; an ONNX model with the key of a field.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source).endswith((".onnx", ".ONNX"))
+    if isinstance(source, bytes):
+        return source[:1] in (b"\x08", b"\x12", b"\x3a", b"\x42") and source[4:8] != bytes(4)
+    return type(source).__module__.startswith("onnx")
 
 
 def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_threads: int | None) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +30,12 @@ class InferenceSession:
 
     Parameters
     ----------
-    model : path, bytes or Model
-        A native model file, its contents, or a model. A model is not copied: weights set later are seen.
+    model : path, bytes, onnx.ModelProto or Model
+        A model file, native or ONNX, its contents, or a model. A model is not copied: weights set later are seen.
     num_threads : int, optional
         Workers; results do not depend on it.
+    external_data : bool
+        Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
 
     Raises
     ------
@@ -42,11 +43,11 @@ class InferenceSession:
         If the file cannot be read.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | bytes | Model, num_threads: int | None = None):
+    def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False):
         if not isinstance(model, Model):
             from cnnext.serialization import load
 
-            model = load(model)
+            model = load(model, external_data=external_data)
         self._model = model
         self._runner = Runner(_with_output_names(model), resolve_threads(num_threads))
 
@@ -114,4 +115,5 @@ def _with_output_names(model: Model) -> Graph:
 
 
 def _node_arg(value: Value) -> NodeArg:
-    return NodeArg(value.name, value.shape, {"float32": "tensor(float)", "int64": "tensor(int64)"}[value.dtype.name])
+    name = {"float32": "float", "float64": "double"}.get(value.dtype.name, value.dtype.name)
+    return NodeArg(value.name, value.shape, f"tensor({name})")

@@ -26,6 +26,17 @@ def test_plugins(monkeypatch, capsys):
     assert re.search(r"^import cnnext: .* [\d.]+ +[\d.]+ +[+-][\d.]+$", shown, re.MULTILINE)
 
 
+def test_networks(monkeypatch, capsys):
+    pytest.importorskip("cnnext_normalization")
+    monkeypatch.setattr("benchmarks.networks.NETWORKS", ("lenet5", "mobilenet_v3_small"))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "networks", "--quick"])
+    program.main()
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
+    assert rows == [("lenet5", "0.4"), ("mobilenet_v3_small", "56.5")]
+    assert re.search(r"^with / without, \d+ turns of 5 runs: best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+$", printed, re.MULTILINE)
+
+
 def test_unknown_name(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "flight"])
     with pytest.raises(SystemExit):

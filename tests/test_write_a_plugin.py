@@ -25,9 +25,8 @@ def test_the_programs_of_the_guide(capsys):
     assert "15 of 15 checks" in capsys.readouterr().out
     assert check_layer(names["ComposedGain"](3.0), [(2, 3, 4)], reference=lambda x, gain: 3 * gain * x).ok
     x = cx.Input((5, 6, 3))
-    y = cx.Conv2D(4, 3)(x)
-    graph = prepare(cx.Model(x, cx.Multiply()([cx.Sigmoid()(y), y])).graph, [(2, 5, 6, 3)], training=False)
-    assert [type(node.layer) for node in names["silu"](graph).nodes] == [cx.Conv2D, cx.SiLU]
+    graph = prepare(cx.Model(x, cx.ReLU()(cx.MaxPool2D(2)(cx.Conv2D(4, 3)(x)))).graph, [(2, 5, 6, 3)], training=False)
+    assert [type(node.layer) for node in names["relu_first"](graph).nodes] == [cx.Conv2D, cx.ReLU, cx.MaxPool2D]
 
 
 def test_the_table_lists_all_checks():

@@ -289,7 +289,7 @@ class Graph:
                 if node in self.effects:
                     copy.effects.append(copied)
             new_of.update(zip(node.outputs, outputs, strict=True))
-        copy.rest = remaining(self, late) if late else None
+        copy.rest = remaining(self, late, [self.inputs[i] for i in known or ()]) if late else None
         copy.outputs = [new(v) for v in (copy.rest.made if copy.rest is not None else self.outputs)]
         copy.order()
         return copy

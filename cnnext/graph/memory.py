@@ -188,8 +188,8 @@ class Layout:
                 return view
             if view is not None:
                 return view[value.node.outputs.index(value)]
-        ld = shape[-1] if not shape or value in self._dense else padded_channels(shape)
-        if not shape or ld == shape[-1]:
+        ld = padded_channels(shape) if shape and value not in self._dense else 0
+        if not shape or ld in (0, shape[-1]):
             return View.dense(Storage("arena", prod(shape), value.dtype), shape)
         strides = dense_strides((*shape[:-1], ld))
         return View(Storage("arena", prod(shape[:-1]) * ld, value.dtype), 0, shape, strides)

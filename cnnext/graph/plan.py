@@ -410,9 +410,9 @@ def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ..
 def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     """The NumPy array that a Python step sees: a strided window into a buffer, no copy."""
     kind = DTYPES[dtype]
-    flat = np.frombuffer(buffer, np.uint8)[offset_bytes:]
-    flat = flat[: flat.size // kind.itemsize * kind.itemsize].view(kind)
-    return np.lib.stride_tricks.as_strided(flat, shape, [s * kind.itemsize for s in strides])
+    if 0 in shape:
+        return np.empty(shape, kind)
+    return np.ndarray(shape, kind, np.frombuffer(buffer, np.uint8), offset_bytes, [s * kind.itemsize for s in strides])
 
 
 def no_epilogue(node: Node) -> Epilogue:

@@ -8,7 +8,7 @@ like any other; the rest is a graph of its own, whose inputs are what the first 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,12 +87,16 @@ class Rest:
         for late in self.eager:
             assert late.evaluate is not None
             arrays = [v.data if v.data is not None else known[v] for v in late.node.inputs]
-            known.update(zip(late.node.outputs, late.evaluate(arrays), strict=True))
+            made = (np.ascontiguousarray(a).reshape(np.shape(a)) for a in late.evaluate(arrays))
+            known.update(zip(late.node.outputs, made, strict=True))
         return [known[v] for v in self.graph.inputs]
 
 
-def remaining(graph: Graph, late: Sequence[LateNode]) -> Rest:
-    """The graph of what is late, with the values at its border as inputs; ``graph`` is the original one."""
+def remaining(graph: Graph, late: Sequence[LateNode], known: Iterable[Value] = ()) -> Rest:
+    """The graph of what is late, with the values at its border as inputs.
+
+    ``graph`` is the original one, of which the contents of some inputs are ``known`` and must stay so.
+    """
     made_late = {v for item in late for v in item.node.outputs}
     border: dict[Value, None] = {}
     for item in late:
@@ -102,6 +106,6 @@ def remaining(graph: Graph, late: Sequence[LateNode]) -> Rest:
     computed = [item.node for item in eager]
     inputs = [*border, *(v for node in computed for v in node.outputs)]
     nodes = [item.node for item in late if item.node not in computed]
-    needed = {v for item in late for v in item.contents}
+    needed = {*known, *(v for item in late for v in item.contents)}
     rest = Graph(inputs, graph.outputs, nodes, graph.training)
     return Rest(rest, eager, {i for i, v in enumerate(inputs) if v in needed})

@@ -45,23 +45,43 @@ enum {
 
 /* Elementwise functions of one variable. f(x; p) with p the function's own constants; the backward form receives what
  * the third column names: the input x or the output y of the forward pass. */
-#define CNX_UNARY_OPS(OP)                                      \
-    OP(IDENTITY, identity, y)                                  \
-    OP(CLIP, clip, y)                  /* p: low, high */      \
-    OP(LEAKY_RELU, leaky_relu, y)      /* p: slope > 0 */      \
-    OP(ELU, elu, y)                    /* p: alpha > 0 */      \
-    OP(SELU, selu, y)                                          \
-    OP(GELU, gelu, x)                                          \
-    OP(GELU_TANH, gelu_tanh, x)                                \
-    OP(SIGMOID, sigmoid, y)                                    \
-    OP(HARD_SIGMOID, hard_sigmoid, y)  /* p: slope, offset */  \
-    OP(TANH, tanh, y)                                          \
-    OP(SILU, silu, x)                                          \
-    OP(HARD_SWISH, hard_swish, x)                              \
-    OP(MISH, mish, x)                                          \
-    OP(SOFTPLUS, softplus, y)                                  \
-    OP(SOFTSIGN, softsign, y)                                  \
-    OP(AFFINE, affine, y)              /* p: scale, shift */
+#define CNX_UNARY_OPS(OP)                                         \
+    OP(IDENTITY, identity, y)                                     \
+    OP(CLIP, clip, y)                  /* p: low, high */         \
+    OP(LEAKY_RELU, leaky_relu, y)      /* p: slope > 0 */         \
+    OP(ELU, elu, y)                    /* p: alpha > 0 */         \
+    OP(SELU, selu, y)                                             \
+    OP(GELU, gelu, x)                                             \
+    OP(GELU_TANH, gelu_tanh, x)                                   \
+    OP(SIGMOID, sigmoid, y)                                       \
+    OP(HARD_SIGMOID, hard_sigmoid, y)  /* p: slope, offset */     \
+    OP(TANH, tanh, y)                                             \
+    OP(SILU, silu, x)                                             \
+    OP(HARD_SWISH, hard_swish, x)                                 \
+    OP(MISH, mish, x)                                             \
+    OP(SOFTPLUS, softplus, y)                                     \
+    OP(SOFTSIGN, softsign, y)                                     \
+    OP(AFFINE, affine, y)              /* p: scale, shift */      \
+    OP(EXP, exp, y)                                               \
+    OP(LOG, log, x)                                               \
+    OP(SQRT, sqrt, y)                                             \
+    OP(RSQRT, rsqrt, y)                /* 1 / sqrt(x) */          \
+    OP(ABS, abs, x)                                               \
+    OP(RECIPROCAL, reciprocal, y)                                 \
+    OP(SQUARE, square, x)                                         \
+    OP(CUBE, cube, x)                                             \
+    OP(POWER, power, x)                /* p: exponent, not 0 */   \
+    OP(FLOOR, floor, y)                                           \
+    OP(CEIL, ceil, y)                                             \
+    OP(ROUND, round, y)                /* halves to even */       \
+    OP(SIGN, sign, y)                                             \
+    OP(ERF, erf, x)                                               \
+    OP(LEAKY_RELU_ANY, leaky_relu_any, x) /* p: any slope */      \
+    OP(ELU_ANY, elu_any, x)            /* p: any alpha */         \
+    OP(CELU, celu, y)                  /* p: alpha > 0 */         \
+    OP(THRESHOLDED_RELU, thresholded_relu, x) /* p: threshold */  \
+    OP(SWISH, swish, x)                /* p: beta */              \
+    OP(SHRINK, shrink, x)              /* p: limit, bias */
 
 enum {
 #define CNX_UNARY_ENUM(NAME, name, saved) CNX_##NAME,

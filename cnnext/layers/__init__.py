@@ -9,8 +9,8 @@ from typing import Any
 LAYERS: dict[str, str] = {
     name: module
     for module, names in {
-        "activation": "Clip ELU GELU HardSigmoid HardSwish LeakyReLU Mish ReLU ReLU6 SELU SiLU Sigmoid Softplus Softsign "
-        "Tanh",
+        "activation": "CELU Clip ELU GELU HardSigmoid HardSwish LeakyReLU Mish ReLU ReLU6 SELU Shrink SiLU Sigmoid Softplus "
+        "Softsign Tanh ThresholdedReLU",
         "concat": "Concat",
         "conv2d": "Conv1D Conv2D",
         "conv2d_transpose": "Conv2DTranspose",
@@ -18,7 +18,8 @@ LAYERS: dict[str, str] = {
         "dense": "Dense",
         "depthwise_conv2d": "DepthwiseConv2D",
         "dropout": "Dropout",
-        "elementwise": "Add Average Maximum Multiply Subtract",
+        "elementary": "Abs Ceil Erf Exp Floor Log Negate Power Reciprocal Round Sign Sqrt Square",
+        "elementwise": "Add Average Divide Maximum Minimum Multiply Subtract",
         "flatten": "Flatten",
         "locally_connected2d": "LocallyConnected2D",
         "permute": "Permute Transpose",

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from math import inf
 from typing import ClassVar
 
+import numpy as np
+
 from cnnext._native.executor import UNARY, UNARY_SAVES_OUTPUT
 from cnnext.errors import unknown
-from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.graph import Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
@@ -44,12 +46,10 @@ class Activation(Layer):
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
         assert dy is not None
-        function = self.as_epilogue()
-        saved = node.output if UNARY_SAVES_OUTPUT[function[0]] else node.inputs[0]
-        return Gradients([g.apply1(UnaryBackward(function, self.name), saved, dy)])
+        return Gradients([unary_backward(g, node, self.as_epilogue(), dy)])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        _unary_step(b, "unary", self.as_epilogue(), [b.view(node.inputs[0])], b.view(node.output))
+        lower_unary(b, node, self.as_epilogue())
 
 
 class UnaryBackward(Layer):
@@ -69,6 +69,17 @@ class UnaryBackward(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))
+
+
+def unary_backward(g: Graph, node: Node, function: Function, diff_dst: Value) -> Value:
+    """Append the gradient of a node that is an elementwise function."""
+    saved = node.output if UNARY_SAVES_OUTPUT[function[0]] else node.inputs[0]
+    return g.apply1(UnaryBackward(function, node.layer.name), saved, diff_dst)
+
+
+def lower_unary(b: PlanBuilder, node: Node, function: Function) -> None:
+    """Append the step of an elementwise function."""
+    _unary_step(b, "unary", function, [b.view(node.inputs[0])], b.view(node.output))
 
 
 def _unary_step(b: PlanBuilder, kernel: str, function: Function, src: Sequence[View], dst: View) -> None:
@@ -120,17 +131,19 @@ class LeakyReLU(Activation):
     Parameters
     ----------
     negative_slope : float
-        At least 0.
+        Of any sign.
     """
 
     type_name = "cnnext/LeakyReLU@1"
     function = ("leaky_relu", ("negative_slope",))
 
-    negative_slope: float = number(0.01, minimum=0)
+    negative_slope: float = number(0.01)
 
     def as_epilogue(self) -> Function:
-        # leaky_relu tells the sides apart by the sign of its result, which a slope of 0 loses
-        return super().as_epilogue() if self.negative_slope > 0 else ("clip", (0.0, inf))
+        # leaky_relu tells the sides apart by the sign of its result, which other slopes lose
+        if self.negative_slope > 0:
+            return super().as_epilogue()
+        return ("leaky_relu_any", (self.negative_slope,)) if self.negative_slope else ("clip", (0.0, inf))
 
 
 class ELU(Activation):
@@ -139,11 +152,31 @@ class ELU(Activation):
     Parameters
     ----------
     alpha : float
-        Greater than 0.
+        Of any sign.
     """
 
     type_name = "cnnext/ELU@1"
     function = ("elu", ("alpha",))
+
+    alpha: float = number(1.0)
+
+    def as_epilogue(self) -> Function:
+        if self.alpha > 0:
+            return super().as_epilogue()
+        return ("elu_any", (self.alpha,)) if self.alpha else ("clip", (0.0, inf))
+
+
+class CELU(Activation):
+    """``x`` where it is positive, else ``alpha * (exp(x / alpha) - 1)``: its slope is continuous (Barron 2017).
+
+    Parameters
+    ----------
+    alpha : float
+        Greater than 0.
+    """
+
+    type_name = "cnnext/CELU@1"
+    function = ("celu", ("alpha",))
 
     alpha: float = number(1.0, above=0)
 
@@ -204,10 +237,20 @@ class Tanh(Activation):
 
 
 class SiLU(Activation):
-    """``x * sigmoid(x)`` (Elfwing et al. 2017), also called swish."""
+    """``x * sigmoid(beta * x)`` (Elfwing et al. 2017), also called swish (Ramachandran et al. 2017).
+
+    Parameters
+    ----------
+    beta : float
+    """
 
     type_name = "cnnext/SiLU@1"
     function = ("silu", ())
+
+    beta: float = number(1.0)
+
+    def as_epilogue(self) -> Function:
+        return super().as_epilogue() if self.beta == 1 else ("swish", (self.beta,))
 
 
 class HardSwish(Activation):
@@ -251,6 +294,42 @@ class Affine(Activation):
     scale: float = number(1.0)
     shift: float = number(0.0)
 
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        channels = node.output.shape[-1:]
+        if not channels or not channels[0]:
+            return None
+        scale, shift = (constant(np.full(channels[0], term, np.float32), "term") for term in (self.scale, self.shift))
+        return scale, shift
+
+
+class ThresholdedReLU(Activation):
+    """``x`` where it exceeds ``threshold``, else 0 (Konda et al. 2014).
+
+    Parameters
+    ----------
+    threshold : float
+    """
+
+    type_name = "cnnext/ThresholdedReLU@1"
+    function = ("thresholded_relu", ("threshold",))
+
+    threshold: float = number(1.0)
+
+
+class Shrink(Activation):
+    """``x + bias`` below ``-limit``, ``x - bias`` above ``limit``, 0 between; with a bias of ``limit`` soft shrinkage.
+
+    Parameters
+    ----------
+    limit, bias : float
+    """
+
+    type_name = "cnnext/Shrink@1"
+    function = ("shrink", ("limit", "bias"))
+
+    limit: float = number(0.5)
+    bias: float = number(0.0)
+
 
 # What a layer's ``activation`` argument accepts by name.
 BY_NAME: dict[str, type[Layer]] = {
@@ -258,6 +337,7 @@ BY_NAME: dict[str, type[Layer]] = {
     "relu6": ReLU6,
     "leaky_relu": LeakyReLU,
     "elu": ELU,
+    "celu": CELU,
     "selu": SELU,
     "gelu": GELU,
     "sigmoid": Sigmoid,

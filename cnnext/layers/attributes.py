@@ -96,9 +96,11 @@ def integer(default: Any = REQUIRED, *, minimum: int | None = None, optional: bo
     )
 
 
-def number(default: Any = REQUIRED, **bounds: Any) -> Any:
-    """A float within ``minimum``, ``maximum`` (inclusive), ``above``, ``below`` (exclusive)."""
-    return Attribute(lambda where, name, v: as_number(where, name, v, **bounds), default)
+def number(default: Any = REQUIRED, *, optional: bool = False, **bounds: Any) -> Any:
+    """A float within ``minimum``, ``maximum`` (inclusive), ``above``, ``below`` (exclusive); ``optional``: None as well."""
+    return Attribute(
+        lambda where, name, v: None if optional and v is None else as_number(where, name, v, **bounds), default
+    )
 
 
 def pair(default: Any = REQUIRED, *, minimum: int = 1, optional: bool = False) -> Any:

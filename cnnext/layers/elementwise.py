@@ -1,4 +1,5 @@
-"""Layers that join values element by element (``Add``, ``Subtract``, ``Multiply``, ``Maximum``, ``Average``); sums."""
+"""Layers that join values element by element: ``Add``, ``Subtract``, ``Multiply``, ``Divide``, ``Maximum``, ``Minimum``,
+``Average``; sums."""
 
 from __future__ import annotations
 
@@ -66,6 +67,11 @@ class Add(Join):
         return Gradients([reduce_to(g, dy, x.shape) for x in node.inputs])
 
 
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        shift = per_channel(g, node)
+        return None if shift is None else (constant(np.ones(shift.shape, np.float32), "one"), shift)
+
+
 class Subtract(Join):
     """First value minus the second."""
 
@@ -98,11 +104,30 @@ class Multiply(Join):
         return Gradients(diffs)
 
 
-class Maximum(Join):
-    """Largest of the values, element by element; in the gradient a tie is shared."""
+    def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
+        scale = per_channel(g, node)
+        return None if scale is None else (scale, constant(np.zeros(scale.shape, np.float32), "zero"))
 
-    type_name = "cnnext/Maximum@1"
-    op = "maximum"
+
+class Divide(Join):
+    """First value divided by the second."""
+
+    type_name = "cnnext/Divide@1"
+    op = "divide"
+    n_inputs = 2
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        a, b = node.inputs
+        share = g.apply1(Divide(name=f"{self.name}/share"), dy, b)
+        # d(a / b) / db = -(a / b) / b
+        diff_b = scaled(g, multiply(g, share, node.output), -1.0)
+        return Gradients([reduce_to(g, share, a.shape), reduce_to(g, diff_b, b.shape)])
+
+
+class Extremum(Join):
+    """What the largest and the smallest of several values share: in the gradient a tie is shared."""
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -110,14 +135,29 @@ class Maximum(Join):
         # max(a, b, c) = max(max(a, b), c): one comparison per link of the chain, from the last back to the first.
         partial = [node.inputs[0]]
         for x in node.inputs[1:-1]:
-            partial.append(g.apply1(Maximum(name=f"{self.name}/partial"), partial[-1], x))
+            partial.append(g.apply1(type(self)(name=f"{self.name}/partial"), partial[-1], x))
         diffs: list[Value] = []
         for so_far, x in zip(reversed(partial), reversed(node.inputs[1:]), strict=True):
-            wins = g.apply1(Compare(name=f"{self.name}/mask"), x, so_far)
-            loses = g.apply1(Compare(name=f"{self.name}/mask"), so_far, x)
+            wins, loses = (g.apply1(Compare(name=f"{self.name}/mask"), *pair) for pair in ((x, so_far), (so_far, x)))
+            if self.op == "minimum":
+                wins, loses = loses, wins
             diffs.insert(0, reduce_to(g, multiply(g, dy, wins), x.shape))
             dy = reduce_to(g, multiply(g, dy, loses), so_far.shape)
         return Gradients([reduce_to(g, dy, node.inputs[0].shape), *diffs])
+
+
+class Maximum(Extremum):
+    """Largest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Maximum@1"
+    op = "maximum"
+
+
+class Minimum(Extremum):
+    """Smallest of the values, element by element; in the gradient a tie is shared."""
+
+    type_name = "cnnext/Minimum@1"
+    op = "minimum"
 
 
 class Average(Join):
@@ -144,6 +184,21 @@ class Compare(Join):
 
     op = "greater"
     n_inputs = 2
+
+
+def per_channel(g: Graph, node: Node) -> Value | None:
+    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is no such join."""
+    from cnnext.layers.reshape import ReshapeTo
+
+    x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]
+    shape, channels = x.shape, node.output.shape[-1:]
+    if len(node.inputs) != 2 or x.is_persistent or not term.is_persistent or shape != node.output.shape:
+        return None
+    if term.shape[-1:] != channels or any(n != 1 for n in term.shape[:-1]):
+        return None
+    if term.data is not None:
+        return constant(term.data.reshape(-1), term.name)
+    return term if term.shape == channels else g.apply1(ReshapeTo(channels, f"{term.name}/channels"), term)
 
 
 class ScaleChannels(Layer):

@@ -57,7 +57,8 @@ def in_sequence(name: str, first: int = 0) -> Names:
 
 
 def conv_block(x: Value, names: Names, filters: int, kernel_size: int = 3, strides: int = 1, *,
-               norm: Norm | None = PYTORCH_NORM, activation: str | None = "relu", depthwise: bool = False) -> Value:
+               norm: Norm | None = PYTORCH_NORM, activation: str | None = "relu", depthwise: bool = False,
+               use_bias: bool = False) -> Value:
     """Convolution, batch normalization, activation.
 
     Parameters
@@ -74,9 +75,12 @@ def conv_block(x: Value, names: Names, filters: int, kernel_size: int = 3, strid
         Without it the convolution has a bias instead.
     activation : str, optional
     depthwise : bool
+    use_bias : bool
+        Beside a normalization, of which beta does the same.
     """
     pad = (kernel_size - 1) // 2
-    options = dict(strides=strides, padding=((pad, pad), (pad, pad)), use_bias=norm is None, name=names[0])
+    options: dict[str, Any] = dict(strides=strides, padding=((pad, pad), (pad, pad)), use_bias=use_bias or norm is None,
+                                   name=names[0])
     conv = DepthwiseConv2D(kernel_size, **options) if depthwise else Conv2D(filters, kernel_size, **options)
     x = conv(x)
     if norm is not None:

@@ -62,7 +62,8 @@ def _mobilenet_v3(name: str, rows: Sequence[Row], hidden: int, classes: int, inp
     y = conv_block(x, in_sequence("features.0"), 16, 3, 2, norm=NORM, activation=HS)
     for place, (kernel_size, expanded, filters, squeeze, activation, strides) in enumerate(rows, 1):
         squeezed = divisible_by_8(expanded // 4) if squeeze else 0
-        block = InvertedResidual(kernel_size, strides, expanded, filters, activation, squeezed, gate="hard_sigmoid", norm=NORM)
+        block = InvertedResidual(kernel_size, strides, expanded, filters, activation, squeezed, gate="hard_sigmoid",
+                                 norm=NORM)
         y = block(y, f"features.{place}.block")
     last = 6 * rows[-1][2]
     y = conv_block(y, in_sequence(f"features.{len(rows) + 1}"), last, 1, norm=NORM, activation=HS)

@@ -59,11 +59,11 @@ def vgg19(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: b
 
 def _vgg(name: str, depths: Sequence[int], classes: int, input_shape: Shape, batch_norm: bool) -> Model:
     x = y = Input(input_shape)
-    norm, place = Norm() if batch_norm else None, 0
+    norm, place = PYTORCH_NORM if batch_norm else None, 0
     for depth, width in zip(depths, WIDTHS, strict=True):
         for _ in range(depth):
             conv, normalization, after = in_sequence("features", place)
-            y = conv_block(y, (conv, normalization, after if batch_norm else normalization), width, norm=norm)
+            y = conv_block(y, (conv, normalization, after if batch_norm else normalization), width, norm=norm, use_bias=True)
             place += 3 if batch_norm else 2
         y = MaxPool2D(2, name=f"features.{place}")(y)
         place += 1

@@ -382,6 +382,8 @@ def value_type(onnx: Any, value: Any) -> tuple[np.dtype, tuple[int | None, ...] 
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:
         raise ModelFileError(f"{value.name!r}: unknown element type {tensor.elem_type}.") from None
+    if dtype.kind == "O":
+        raise ModelFileError(f"{value.name!r} holds texts, which are not supported.")
     if not tensor.HasField("shape"):
         return dtype, None
     return dtype, tuple(_extents(tensor.shape.dim))

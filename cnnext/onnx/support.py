@@ -20,6 +20,12 @@ _KNOWN_PROVIDERS = {
                      "RMSNormalization", "LRN"), "cnnext-normalization"),
     **dict.fromkeys(("Slice", "Split"), "cnnext-slice-split"),
 }
+# What NumPy could compute, but not as tensors of numbers.
+_NO_TENSORS = frozenset((
+    "ConcatFromSequence", "ImageDecoder", "Optional", "OptionalGetElement", "OptionalHasElement", "RegexFullMatch",
+    "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SequenceMap",
+    "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",
+))
 
 
 def rule_of(op: Operator) -> Rule | None:
@@ -36,7 +42,7 @@ def is_supported(op: Operator) -> bool:
     """Whether something installed computes the operator."""
     from cnnext.onnx.numpy_ops import is_supported as has_numpy
 
-    if any(_is_subgraph(value) for value in op.attributes.values()):
+    if op.op_type in _NO_TENSORS or any(_is_subgraph(value) for value in op.attributes.values()):
         return False
     if op.domain == "" and op.op_type in _KNOWN_PROVIDERS:
         return rule_of(op) is not None

@@ -157,6 +157,52 @@ def _affine_derivative(x: Array, scale: float, shift: float) -> Array:
     return np.full_like(x, scale)
 
 
+def _step_derivative(x: Array) -> Array:
+    return np.zeros_like(x)
+
+
+def _erf_derivative(x: Array) -> Array:
+    near = np.clip(x, -50, 50)
+    return 2 / math.sqrt(math.pi) * np.exp(-near * near)
+
+
+def _power(x: Array, exponent: float) -> Array:
+    return np.power(x, exponent, dtype=x.dtype)
+
+
+def _power_derivative(x: Array, exponent: float) -> Array:
+    return exponent * np.power(x, exponent - 1, dtype=x.dtype)
+
+
+def _celu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _celu_derivative(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, np.ones_like(x), np.exp(np.minimum(x, 0) / alpha))
+
+
+def _thresholded_relu(x: Array, threshold: float) -> Array:
+    return np.where(x <= threshold, np.zeros_like(x), x)
+
+
+def _swish(x: Array, beta: float) -> Array:
+    return x * special.expit(beta * x)
+
+
+def _swish_derivative(x: Array, beta: float) -> Array:
+    return special.expit(beta * x) * (1 + beta * x * special.expit(-beta * x))
+
+
+def _shrink(x: Array, limit: float, bias: float) -> Array:
+    between = np.where(np.isnan(x), x, np.zeros_like(x))
+    return np.where(x < -limit, x + bias, np.where(x > limit, x - bias, between))
+
+
+def _shrink_derivative(x: Array, limit: float, bias: float) -> Array:
+    return ((x < -limit) | (x > limit)).astype(x.dtype)
+
+
 # The names, their order and their constants are those of CNX_UNARY_OPS in cnnext_plugin.h.
 UNARY: dict[str, Unary] = {
     "identity": Unary(np.copy, np.ones_like),
@@ -175,6 +221,26 @@ UNARY: dict[str, Unary] = {
     "softplus": Unary(_softplus, special.expit),
     "softsign": Unary(_softsign, _softsign_derivative),
     "affine": Unary(_affine, _affine_derivative, ("scale", "shift")),
+    "exp": Unary(np.exp, np.exp),
+    "log": Unary(np.log, np.reciprocal),
+    "sqrt": Unary(np.sqrt, lambda x: 0.5 / np.sqrt(x)),
+    "rsqrt": Unary(lambda x: 1 / np.sqrt(x), lambda x: -0.5 / (x * np.sqrt(x))),
+    "abs": Unary(np.abs, np.sign),
+    "reciprocal": Unary(np.reciprocal, lambda x: -1 / (x * x)),
+    "square": Unary(np.square, lambda x: 2 * x),
+    "cube": Unary(lambda x: x * x * x, lambda x: 3 * x * x),
+    "power": Unary(_power, _power_derivative, ("exponent",)),
+    "floor": Unary(np.floor, _step_derivative),
+    "ceil": Unary(np.ceil, _step_derivative),
+    "round": Unary(np.rint, _step_derivative),
+    "sign": Unary(np.sign, _step_derivative),
+    "erf": Unary(special.erf, _erf_derivative),
+    "leaky_relu_any": Unary(_leaky_relu, _leaky_relu_derivative, ("slope",)),
+    "elu_any": Unary(_elu, _elu_derivative, ("alpha",)),
+    "celu": Unary(_celu, _celu_derivative, ("alpha",)),
+    "thresholded_relu": Unary(_thresholded_relu, lambda x, threshold: (x > threshold).astype(x.dtype), ("threshold",)),
+    "swish": Unary(_swish, _swish_derivative, ("beta",)),
+    "shrink": Unary(_shrink, _shrink_derivative, ("limit", "bias")),
 }
 
 

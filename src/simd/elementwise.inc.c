@@ -89,6 +89,27 @@ CNX_INLINE vf softsign(vf x)
     return x / (1 + abs_v(x));
 }
 
+/* 0, but NaN where x is. */
+CNX_INLINE vf zero_or_nan(vf x) { return select(x == x, splat(0), x); }
+CNX_INLINE vf sign(vf x) { return select(x > 0, splat(1), select(x < 0, splat(-1), zero_or_nan(x))); }
+
+/* x sigmoid(b x), 0 where the gate is: of an infinite x too */
+CNX_INLINE vf swish(vf x, vf b)
+{
+    const vf gate = sigmoid_v(b * clamp(x, FLOAT_MAX));
+    return select(gate == 0, splat(0), x * gate);
+}
+CNX_INLINE vf swish_diff(vf x, vf b)
+{
+    const vf s = sigmoid_v(b * clamp(x, FLOAT_MAX));
+    return s + clamp(b * x, 128) * s * (1 - s);
+}
+
+CNX_INLINE vf shrink(vf x, vf limit, vf bias)
+{
+    return select(x < -limit, x + bias, select(x > limit, x - bias, zero_or_nan(x)));
+}
+
 /* NAME, constants read from p, f(x; a, b), f'(s; a, b) where s is the saved x or y. */
 #define UNARY_FORMULAS(F)                                                                                              \
     F(IDENTITY, 0, x, splat(1))                                                                                        \
@@ -108,7 +129,27 @@ CNX_INLINE vf softsign(vf x)
     F(MISH, 0, mish(x), mish_diff(s))                                                                                  \
     F(SOFTPLUS, 0, softplus(x), -expm1_v(-s))                                                                          \
     F(SOFTSIGN, 0, softsign(x), (1 - abs_v(s)) * (1 - abs_v(s)))                                                       \
-    F(AFFINE, 2, a * x + b, a)
+    F(AFFINE, 2, a * x + b, a)                                                                                         \
+    F(EXP, 0, exp_full_v(x), s)                                                                                        \
+    F(LOG, 0, log_v(x), 1 / s)                                                                                         \
+    F(SQRT, 0, sqrt_v(x), 0.5f / s)                                                                                    \
+    F(RSQRT, 0, 1 / sqrt_v(x), -0.5f * s * (s * s))                                                                    \
+    F(ABS, 0, abs_v(x), sign(s))                                                                                       \
+    F(RECIPROCAL, 0, 1 / x, -s * s)                                                                                    \
+    F(SQUARE, 0, x *x, 2 * s)                                                                                          \
+    F(CUBE, 0, x *x *x, 3 * s * s)                                                                                     \
+    F(POWER, 1, power_v(x, p[0]), a * (p[0] == 1 ? splat(1) : power_v(s, p[0] - 1)))                                   \
+    F(FLOOR, 0, floor_v(x), splat(0))                                                                                  \
+    F(CEIL, 0, ceil_v(x), splat(0))                                                                                    \
+    F(ROUND, 0, round_v(x), splat(0))                                                                                  \
+    F(SIGN, 0, sign(x), splat(0))                                                                                      \
+    F(ERF, 0, erf_v(x), 1.12837917f * exp_v(-(s * s)))                                                                 \
+    F(LEAKY_RELU_ANY, 1, select(x > 0, x, a * x), select(s > 0, splat(1), a))                                          \
+    F(ELU_ANY, 1, elu(x, a), select(s > 0, splat(1), a * exp_v(s)))                                                    \
+    F(CELU, 1, select(x > 0, x, a * expm1_v(x / a)), select(s > 0, splat(1), s / a + 1))                               \
+    F(THRESHOLDED_RELU, 1, select(x > a, x, zero_or_nan(x)), one_if(s > a))                                            \
+    F(SWISH, 1, swish(x, a), swish_diff(s, a))                                                                         \
+    F(SHRINK, 2, shrink(x, a, b), one_if((s < -a) | (s > a)))
 
 #define UNARY_CONSTANTS(COUNT)                                                                                         \
     const vf a = splat(COUNT > 0 ? p[0] : 0), b = splat(COUNT > 1 ? p[1] : 0);                                         \

@@ -8,9 +8,10 @@
  *   Their own error is at most a third of an ulp.
  *   Only + - * / are used, so the code is right with and without FMA; where a low part matters, the high part has so
  *   few bits that its product is exact either way (Cody & Waite, 1980).
- *   NaN in, NaN out. The argument of exp_v and expm1_v is <= 0 in every use: no overflow, and one multiplication less.
+ *   NaN in, NaN out. The argument of exp_v and expm1_v is <= 0 in every use: no overflow, and one multiplication less;
+ *   exp_full_v takes any.
  *   Measured, in ulp, over all binary exponents: exp 1.0, expm1 1.6, log 0.8, log1p 1.5, tanh 2.5, sigmoid 2.3,
- *   normal_cdf 4.7, pow 2.3 for powers up to 4.
+ *   normal_cdf 4.7, erf 1.3, pow 2.3 for powers up to 4.
  *   Reference: J.-M. Muller, Elementary Functions, 3rd edition, 2016, chapters 3 and 11.
  */
 
@@ -53,6 +54,17 @@ CNX_INLINE vf exp_sum(vf x, vf low)
 }
 
 CNX_INLINE vf exp_v(vf x) { return exp_sum(x, splat(0)); }
+
+/* exp(x) for any x: 2^n is applied in two halves, each of which is a normal float. */
+CNX_INLINE vf exp_full_v(vf x)
+{
+    x = min_v(max_v(x, splat(-104)), splat(89)); /* 0 and infinity there */
+    const vf biased = x * LOG2_E + ROUND_BIAS;
+    const vf n = biased - ROUND_BIAS;
+    const vf r = x - n * LN2_HIGH - n * LN2_LOW;
+    const vi n_bits = (vi)biased - (vi)splat(ROUND_BIAS), half = n_bits >> 1;
+    return (1 + expm1_reduced(r)) * power_of_two(half) * power_of_two(n_bits - half);
+}
 
 /* exp(x) - 1 for x <= 64, to full relative precision around 0: 2^n (exp(r) - 1) + (2^n - 1). */
 CNX_INLINE vf expm1_v(vf x)
@@ -98,7 +110,7 @@ CNX_INLINE vf log1p_v(vf x)
     return log_sum(select(halve, splat(1), splat(0)), select(halve, 0.5f * (x - 1), x));
 }
 
-/* x^p for x >= 0 (NaN and infinity too) and p > 0. With x = 2^k (1 + f), log2(x^p) = p k + p log2(1 + f), and p k may
+/* x^p for x >= 0 (NaN and infinity too) and a p that is not 0. With x = 2^k (1 + f), log2(x^p) = p k + p log2(1 + f), and p k may
  * be in the hundreds: its rounding would show in the result. So p is cut in two, and p_high * k is exact. */
 CNX_INLINE vf pow_v(vf x, float p)
 {
@@ -112,7 +124,7 @@ CNX_INLINE vf pow_v(vf x, float p)
     const vf r = (high - n + rest) * 0.693147181f + p * log_f;
     const vf y = 1 + expm1_reduced(min_v(max_v(r, splat(-0.4f)), splat(0.4f)));
     const vi n_bits = __builtin_convertvector(n, vi), half = n_bits >> 1;
-    return select((x > 0) & (x < INFINITE), y * power_of_two(half) * power_of_two(n_bits - half), x);
+    return select((x > 0) & (x < INFINITE), y * power_of_two(half) * power_of_two(n_bits - half), p < 0 ? 1 / x : x);
 }
 
 CNX_INLINE vf copy_sign(vf magnitude, vf sign)
@@ -147,4 +159,43 @@ CNX_INLINE vf normal_cdf(vf x, vf *density)
     const vf w = 1 / (a + 2.5f);
     const vf below = *density * (w * polynomial(a * w, 9, c));
     return select(x < 0, below, 1 - below);
+}
+
+/* Below 1, x times a polynomial in x^2; from there on 1 - erfc(x), with erfc(x) = 2 normal_cdf(-sqrt(2) x): it is 0.16 at
+ * most, so its error shrinks in the difference. */
+CNX_INLINE vf erf_v(vf x)
+{
+    static const float c[] = {0.128379166f,  -0.37612626f,    0.112835787f,  -0.0268533472f,
+                              0.0051871622f, -0.00079978531f, 7.80690316e-05f};
+    vf density;
+    const vf a = abs_v(x), small = min_v(a, splat(1));
+    const vf large = 1 - 2 * normal_cdf(-1.41421356f * a, &density);
+    return copy_sign(select(a < 1, small + small * polynomial(small * small, 6, c), large), x);
+}
+
+/* To the nearest whole number, halves to the even one. Beyond 2^23 every float is whole. The sign stays, of zeros too. */
+CNX_INLINE vf round_v(vf x)
+{
+    const vf a = abs_v(x);
+    return copy_sign(select(a < 0x1p23f, a + 0x1p23f - 0x1p23f, a), x);
+}
+CNX_INLINE vf floor_v(vf x)
+{
+    const vf r = round_v(x);
+    return select(r > x, r - 1, r);
+}
+CNX_INLINE vf ceil_v(vf x)
+{
+    const vf r = round_v(x);
+    return copy_sign(select(r < x, r + 1, r), x);
+}
+
+/* x^p for any x and any constant p that is not 0: a finite x < 0 to a power that is no whole number is NaN. */
+CNX_INLINE vf power_v(vf x, float p)
+{
+    const float size = __builtin_fabsf(p);
+    const int whole = size >= 0x1p24f || size == (float)(int32_t)size;
+    const int odd = whole && size < 0x1p24f && ((int32_t)size & 1);
+    const vf a = abs_v(x), y = pow_v(a, p);
+    return odd ? copy_sign(y, x) : whole ? y : select((x < 0) & (a < INFINITE), splat(__builtin_nanf("")), y);
 }

@@ -15,24 +15,23 @@ from cnnext.graph.passes import optimize, plugin_passes, prepare
 from tests.helpers import branched_net, branched_twin, close, exact, images
 from tests.plugins.site import NUMPY_LAYER, install
 
-ENTRY = "[cnnext.passes]\nacme/silu = acme_passes:silu\n"
-OWNER = r"acme-passes 1\.2\.3, entry point acme/silu = acme_passes:silu"
+ENTRY = "[cnnext.passes]\nacme/relu-first = acme_passes:swap\n"
+OWNER = r"acme-passes 1\.2\.3, entry point acme/relu-first = acme_passes:swap"
 
-SILU = '''
+RELU_FIRST = '''
 import cnnext as cx
 
 calls = []
 
-def silu(graph):
+def swap(graph):
     calls.append(graph)
 
     def rule(g, node, inputs):
-        if type(node.layer) is not cx.Multiply or len(inputs) != 2:
+        pool = inputs[0].node if type(node.layer) is cx.ReLU else None
+        if pool is None or type(pool.layer) is not cx.MaxPool2D:
             return None
-        for x, gate in (inputs, inputs[::-1]):
-            if gate.node is not None and type(gate.node.layer) is cx.Sigmoid and gate.node.inputs[0] is x:
-                return [g.apply1(cx.SiLU(name=node.name), x)]
-        return None
+        y = g.apply1(cx.ReLU(name=node.name), pool.inputs[0])
+        return [g.apply1(pool.layer, y, name=pool.name)]
 
     return graph.rebuild(rule)
 '''
@@ -45,7 +44,7 @@ import numpy as np
 import cnnext as cx
 from cnnext.graph.graph import Value, constant
 
-def silu(graph):
+def swap(graph):
     def rule(g, node, inputs):
         if type(node.layer) is cx.{kind}:
             return {replacement}
@@ -70,14 +69,13 @@ def plugin_passes_module():
     return sys.modules[plugin_passes.__module__]
 
 
-def install_pass(site, source=SILU, **arguments):
+def install_pass(site, source=RELU_FIRST, **arguments):
     install(site, source, **{"package": "acme_passes", "entry_points": ENTRY, **arguments})
 
 
-def gated_net():
+def pooled_net():
     x = cx.Input((5, 6, 3), name="image")
-    a = cx.Conv2D(4, 3, name="a")(x)
-    y = cx.Multiply(name="gated")([a, cx.Sigmoid(name="gate")(a)])
+    y = cx.ReLU(name="relu")(cx.MaxPool2D(2, name="pool")(cx.Conv2D(4, 3, name="conv")(x)))
     return cx.Model(x, cx.Dense(3, name="head")(cx.Flatten()(y)))
 
 
@@ -93,13 +91,13 @@ X = images(2, 5, 6, 3)
 
 
 def test_a_pass_changes_the_plan_and_not_the_results(site):
-    net = gated_net()
+    net = pooled_net()
     before, plain = kinds(net), net.predict(X)
-    assert "Sigmoid" in before
+    assert "ReLU" in before
     install_pass(site)
     net._runner.trim()
-    assert kinds(net) == ["Conv2D", "Flatten", "Dense"]  # and the function moved into the convolution
-    assert len(net.plan(2).steps) == 2
+    assert kinds(net) == ["Conv2D", "MaxPool2D", "Flatten", "Dense"]  # the ReLU is inside the convolution
+    assert len(net.plan(2).steps) == 3
     close(net.predict(X), plain)
 
 
@@ -129,13 +127,13 @@ def second(graph):
     return graph
 '''
     install_pass(site, order, entry_points="[cnnext.passes]\nacme/b = acme_passes:second\nacme/a = acme_passes:first\n")
-    gated_net().predict(X)
+    pooled_net().predict(X)
     assert sys.modules["acme_passes"].order == ["first", "second"]
 
 
 def test_a_change_is_compared_once_but_for_the_batch(site, monkeypatch):
     install_pass(site)
-    net, module, compared = gated_net(), plugin_passes_module(), []
+    net, module, compared = pooled_net(), plugin_passes_module(), []
     agrees = module._agrees
     monkeypatch.setattr(module, "_agrees", lambda *a: compared.append(a) or agrees(*a))
     for n in (1, 2, 3):
@@ -146,7 +144,7 @@ def test_a_change_is_compared_once_but_for_the_batch(site, monkeypatch):
     assert len(compared) == 2
     monkeypatch.delenv("CNNEXT_GUARD")
     x = cx.Input((5, 6, 3))
-    cx.Model(x, cx.Multiply()([x, cx.Sigmoid()(x)])).predict(X)  # another graph
+    cx.Model(x, cx.ReLU()(cx.MaxPool2D(3)(x))).predict(X)  # another graph
     assert len(compared) == 3
 
 
@@ -173,47 +171,47 @@ def test_without_a_pass_nothing_is_imported_or_run(site):
 def test_the_environment_says_which_passes_may_run(site, monkeypatch, setting, runs):
     install_pass(site)
     monkeypatch.setenv("CNNEXT_PLUGINS", setting)
-    assert ("Sigmoid" in kinds(gated_net())) != runs
+    assert ("ReLU" in kinds(pooled_net())) != runs
 
 
 def test_a_clash_names_both_and_a_preference_decides(site, monkeypatch):
     install_pass(site)
-    install_pass(site, every("Sigmoid", "undefined"), package="acme_rival", version="4.5",
-                 entry_points="[cnnext.passes]\nacme/silu = acme_rival:silu\n")
-    words = r"graph pass 'acme/silu' is provided by acme-.* and acme-.*CNNEXT_PLUGIN_PREFER"
+    install_pass(site, every("ReLU", "undefined"), package="acme_rival", version="4.5",
+                 entry_points="[cnnext.passes]\nacme/relu-first = acme_rival:swap\n")
+    words = r"graph pass 'acme/relu-first' is provided by acme-.* and acme-.*CNNEXT_PLUGIN_PREFER"
     with pytest.raises(cx.PluginError, match=words):
-        gated_net().predict(X)
+        pooled_net().predict(X)
     monkeypatch.setenv("CNNEXT_PLUGIN_PREFER", "acme-passes")
-    assert "Sigmoid" not in kinds(gated_net())
+    assert "ReLU" not in kinds(pooled_net())
 
 
 # Faulty passes
 
 FAULTS = {
     "cannot be imported": ("import nonsense", "cannot be imported: ModuleNotFoundError"),
-    "is no function": ("silu = 3", "must name a function. Received int"),
-    "raises": ("def silu(graph):\n    return graph.nonsense", "raised AttributeError"),
-    "returns nothing": ("def silu(graph):\n    graph.nodes.pop()", "`result` must be a graph. Received result='NoneType'"),
-    "another function": (every("Sigmoid", "g.apply(cx.Tanh(), *inputs)"),
+    "is no function": ("swap = 3", "must name a function. Received int"),
+    "raises": ("def swap(graph):\n    return graph.nonsense", "raised AttributeError"),
+    "returns nothing": ("def swap(graph):\n    graph.nodes.pop()", "`result` must be a graph. Received result='NoneType'"),
+    "another function": (every("ReLU", "g.apply(cx.Tanh(), *inputs)"),
                          r"changes what the graph computes: output '\w+' differs by .*"
-                         r"replaced gate \(Sigmoid\) by tanh\w* \(Tanh\)"),
+                         r"replaced relu \(ReLU\) by tanh\w* \(Tanh\)"),
     "a bias that is 0 now is lost": (
         every("Dense", "g.apply(cx.Dense(3, use_bias=False), *inputs, weights={'weights': node.weights['weights']})"),
         "changes what the graph computes"),
     "weights are copied": (
         every("Conv2D", "g.apply(node.layer, *inputs, weights={k: constant(v.parameter.data.copy()) "
                         "for k, v in node.weights.items()})"), "changes what the graph computes"),
-    "not finite": (every("Sigmoid", "g.apply(cx.Multiply(), *inputs, constant(np.full(4, np.inf, np.float32)))"),
+    "not finite": (every("ReLU", "g.apply(cx.Multiply(), *inputs, constant(np.full(4, np.inf, np.float32)))"),
                    "differs by inf"),
-    "loses an output": ("def silu(graph):\n    graph.outputs.clear()\n    return graph", "must have the inputs and outputs"),
+    "loses an output": ("def swap(graph):\n    graph.outputs.clear()\n    return graph", "must have the inputs and outputs"),
     "another shape": (every("Dense", "g.apply(cx.Dense(2, use_bias=False), *inputs, weights={'weights': "
-                                     "constant(np.zeros((48, 2), np.float32))})"), "must have the inputs and outputs"),
-    "an input more": ("import cnnext as cx\ndef silu(graph):\n    graph.inputs.append(cx.Input((2,)))\n    return graph",
+                                     "constant(np.zeros((8, 2), np.float32))})"), "must have the inputs and outputs"),
+    "an input more": ("import cnnext as cx\ndef swap(graph):\n    graph.inputs.append(cx.Input((2,)))\n    return graph",
                       "must have the inputs and outputs"),
-    "outputs that are no values": ("def silu(graph):\n    graph.outputs = [3]\n    return graph", "cannot be read"),
+    "outputs that are no values": ("def swap(graph):\n    graph.outputs = [3]\n    return graph", "cannot be read"),
     "a layer that cannot be lowered": (
-        every("Sigmoid", "g.apply(type('Odd', (cx.Layer,), {'output_shape': lambda self, s: s})(), *inputs)"), "cannot run"),
-    "a source from nowhere": (every("Sigmoid", "g.apply(node.layer, Value((2, 3, 4, 4), name='stray'))"),
+        every("ReLU", "g.apply(type('Odd', (cx.Layer,), {'output_shape': lambda self, s: s})(), *inputs)"), "cannot run"),
+    "a source from nowhere": (every("ReLU", "g.apply(node.layer, Value((2, 1, 2, 4), name='stray'))"),
                               r"must read its inputs, parameters and constants alone. Received result=\['stray'\]"),
 }
 
@@ -221,7 +219,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_pass_is_named_and_can_be_left_out(site, monkeypatch, fault):
     source, words = FAULTS[fault]
-    net = gated_net()
+    net = pooled_net()
     plain = net.predict(X)
     install_pass(site, source)
     install(site, NUMPY_LAYER)
@@ -238,14 +236,14 @@ def test_a_faulty_pass_is_named_and_can_be_left_out(site, monkeypatch, fault):
 
 
 def test_the_line_to_type_without_other_plugins(site, monkeypatch):
-    install_pass(site, "def silu(graph):\n    return 3")
+    install_pass(site, "def swap(graph):\n    return 3")
     monkeypatch.setenv("CNNEXT_PLUGINS", "acme-passes")
     with pytest.raises(cx.PluginError, match=r"Type: CNNEXT_PLUGINS=none$"):
-        gated_net().predict(X)
+        pooled_net().predict(X)
 
 
 def test_a_graph_that_does_not_run_on_random_inputs_stays_as_it_is(site):
-    install_pass(site, every("Sigmoid", "g.apply(cx.Tanh(), *inputs)"))
+    install_pass(site, every("ReLU", "g.apply(cx.Tanh(), *inputs)"))
 
     class Picky(cx.Layer):
         def output_shape(self, *shapes):
@@ -256,20 +254,20 @@ def test_a_graph_that_does_not_run_on_random_inputs_stays_as_it_is(site):
                 raise ValueError("negative")
             return x
 
-    net = cx.Sequential([Picky(), cx.Sigmoid()], input_shape=(3,))
+    net = cx.Sequential([Picky(), cx.ReLU()], input_shape=(3,))
     x = np.abs(images(2, 3))
-    with pytest.warns(UserWarning, match="acme/silu' is left out: the graph does not run on random inputs.*negative"):
-        close(net.predict(x), 1 / (1 + np.exp(-x)))
+    with pytest.warns(UserWarning, match="acme/relu-first' is left out: the graph does not run on random inputs.*negative"):
+        close(net.predict(x), x)
 
 
 @pytest.mark.parametrize(("entry_points", "words"), [
-    ("[cnnext.passes]\nsilu = acme_passes:silu\n", "the name must read vendor/pass-name"),
-    ("[cnnext.passes]\ncnnext/silu = acme_passes:silu\n", "the vendor cnnext is that"),
-    ("[cnnext.passes]\nacme/silu = acme_passes\n", "must read module:function"),
+    ("[cnnext.passes]\nrelu-first = acme_passes:swap\n", "the name must read vendor/pass-name"),
+    ("[cnnext.passes]\ncnnext/relu-first = acme_passes:swap\n", "the vendor cnnext is that"),
+    ("[cnnext.passes]\nacme/relu-first = acme_passes\n", "must read module:function"),
 ])
 def test_a_wrong_entry_point_is_no_pass_and_shown_by_the_doctor(site, capsys, entry_points, words):
     install_pass(site, entry_points=entry_points)
-    assert "Sigmoid" in kinds(gated_net())
+    assert "ReLU" in kinds(pooled_net())
     assert main(["plugins", "doctor"]) == 1
     assert words in capsys.readouterr().out
 
@@ -277,9 +275,9 @@ def test_a_wrong_entry_point_is_no_pass_and_shown_by_the_doctor(site, capsys, en
 def test_passes_are_listed_and_examined(site, capsys):
     install_pass(site)
     assert main(["plugins", "list"]) == 0
-    assert "acme/silu  acme-passes 1.2.3  acme_passes:silu\n" in capsys.readouterr().out
+    assert "acme/relu-first  acme-passes 1.2.3  acme_passes:swap\n" in capsys.readouterr().out
     main(["plugins", "doctor"])
-    assert "fine   acme-passes 1.2.3, entry point acme/silu" in capsys.readouterr().out
+    assert "fine   acme-passes 1.2.3, entry point acme/relu-first" in capsys.readouterr().out
     install_pass(site, "import nonsense", package="acme_broken",
                  entry_points="[cnnext.passes]\nacme/broken = acme_broken:run\n")
     assert main(["plugins", "doctor"]) == 1

@@ -14,6 +14,7 @@ from cnnext._native.executor import UNARY_SAVES_OUTPUT
 from cnnext.graph.graph import INT64, Value
 from cnnext.layers.activation import (
     BY_NAME,
+    CELU,
     ELU,
     GELU,
     SELU,
@@ -24,11 +25,13 @@ from cnnext.layers.activation import (
     Mish,
     ReLU,
     ReLU6,
+    Shrink,
     Sigmoid,
     SiLU,
     Softplus,
     Softsign,
     Tanh,
+    ThresholdedReLU,
     activation_layer,
 )
 from cnnext.layers.conv2d import Conv2D
@@ -49,8 +52,13 @@ LAYERS = [
     (LeakyReLU(0.3), "leaky_relu", (0.3,)),
     (LeakyReLU(0.0), "leaky_relu", (0.0,)),
     (LeakyReLU(1.5), "leaky_relu", (1.5,)),
+    (LeakyReLU(-0.3), "leaky_relu", (-0.3,)),
     (ELU(), "elu", (1.0,)),
     (ELU(0.4), "elu", (0.4,)),
+    (ELU(0.0), "elu", (0.0,)),
+    (ELU(-0.7), "elu", (-0.7,)),
+    (CELU(), "celu", (1.0,)),
+    (CELU(0.6), "celu", (0.6,)),
     (SELU(), "selu", ()),
     (GELU(), "gelu", ()),
     (GELU(approximate=True), "gelu_tanh", ()),
@@ -64,20 +72,30 @@ LAYERS = [
     (Mish(), "mish", ()),
     (Softplus(), "softplus", ()),
     (Softsign(), "softsign", ()),
+    (SiLU(1.7), "swish", (1.7,)),
+    (SiLU(-0.6), "swish", (-0.6,)),
+    (SiLU(0.0), "swish", (0.0,)),
+    (ThresholdedReLU(), "thresholded_relu", (1.0,)),
+    (ThresholdedReLU(-0.25), "thresholded_relu", (-0.25,)),
+    (Shrink(), "shrink", (0.5, 0.0)),
+    (Shrink(0.75, 0.75), "shrink", (0.75, 0.75)),
+    (Shrink(-0.5, 0.25), "shrink", (-0.5, 0.25)),
 ]
 IDS = [repr(layer) for layer, _, _ in LAYERS]
 
 
-def check(layer, name, constants, shape, level, threads, seed):
+def check(layer, name, constants, shape, level, threads, seed, positive=False):
     rng = np.random.default_rng(seed)
     # Odd multiples of 1/64: where a kinked function changes its formula, float32 and float64 then agree on the side.
     src = ((np.round(rng.standard_normal(shape) * 96) + 0.5) / 32).astype(np.float32)
+    if positive:
+        src = abs(src)
     diff_dst = rng.standard_normal(shape).astype(np.float32)
     one, many = (run_layer(layer, [src], [diff_dst], level=level, n_threads=n) for n in (1, threads))
     twin, exact = reference.UNARY[name], src.astype(np.float64)
     close(one.outputs[0], twin.forward(exact, *constants))
     expected = diff_dst * twin.derivative(exact, *constants)
-    if UNARY_SAVES_OUTPUT[name]:
+    if UNARY_SAVES_OUTPUT[layer.as_epilogue()[0]]:
         # f'(x) comes from the rounded f(x): where f saturates, its error is that of f, however small f'(x) is
         np.testing.assert_allclose(one.diff_inputs[0], expected, rtol=1e-5, atol=1e-6 * np.abs(diff_dst).max())
     else:
@@ -105,8 +123,8 @@ def test_padded(layer, level):
     check_padded(layer, level)
 
 
-@pytest.mark.parametrize("layer", [ReLU(), LeakyReLU(), ELU(), GELU(), SiLU(), HardSwish(), Mish(), Softplus()],
-                         ids=repr)
+@pytest.mark.parametrize("layer", [ReLU(), LeakyReLU(), ELU(), CELU(), GELU(), SiLU(), SiLU(1.5), HardSwish(), Mish(),
+                                   Softplus()], ids=repr)
 def test_far_out_nothing_overflows(layer):
     src = np.array([[-1e30, -1e4, -100, 0, 100, 1e4, 1e30]], np.float32)
     run = run_layer(layer, [src], [np.ones_like(src)])
@@ -148,7 +166,7 @@ def test_activation_layer_makes_new_layers():
     assert (type(copy), copy.negative_slope) == (LeakyReLU, 0.3)
     assert activation_layer("swish", name="gate").name == "gate"
     assert [type(activation_layer(name)) for name in ("softmax", "log_softmax")] == [Softmax, LogSoftmax]
-    with pytest.raises(ValueError, match=r"unknown activation 'rellu'\. Did you mean 'relu'\? Known: elu, "):
+    with pytest.raises(ValueError, match=r"unknown activation 'rellu'\. Did you mean 'relu'\? Known: celu, elu, "):
         activation_layer("rellu")
 
 
@@ -159,11 +177,11 @@ def test_only_a_clip_without_bounds_is_nothing():
 
 
 @pytest.mark.parametrize(("make", "error"), [
-    (lambda: LeakyReLU(-1, name="a"), r"leakyrelu 'a': `negative_slope` must be at least 0\. Received n.*=-1"),
+    (lambda: CELU(-1, name="a"), r"celu 'a': `alpha` must be greater than 0\. Received alpha=-1"),
     (lambda: LeakyReLU(nan), r"`negative_slope` must be a finite number\. Received negative_slope=nan"),
     (lambda: LeakyReLU(inf), r"`negative_slope` must be a finite number\. Received negative_slope=inf"),
     (lambda: LeakyReLU("0.1"), r"`negative_slope` must be a number\. Received negative_slope='0\.1'"),
-    (lambda: ELU(0), r"`alpha` must be greater than 0\. Received alpha=0"),
+    (lambda: CELU(0), r"`alpha` must be greater than 0\. Received alpha=0"),
     (lambda: ELU(True), r"`alpha` must be a number\. Received alpha=True"),
     (lambda: HardSigmoid(slope=inf), r"`slope` must be a finite number\. Received slope=inf"),
     (lambda: Clip(2.0, 1.0, name="c"), r"clip 'c': `minimum` must be at most `maximum`, 1\.0\. Received minimum=2\.0"),

@@ -1,8 +1,8 @@
-"""Add, Subtract, Multiply, Maximum, Average against their twins, with broadcasting; sums over pixels."""
+"""Add, Subtract, Multiply, Divide, Maximum, Minimum, Average against their twins, with broadcasting; sums over pixels."""
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import pytest
@@ -13,7 +13,19 @@ from cnnext import reference
 from cnnext.graph.graph import Graph, Value, constant
 from cnnext.graph.plan import Plan
 from cnnext.layers.concat import Concat, Narrow
-from cnnext.layers.elementwise import Add, Average, Copy, Join, Maximum, Multiply, ScaleChannels, Subtract, SumPixels
+from cnnext.layers.elementwise import (
+    Add,
+    Average,
+    Copy,
+    Divide,
+    Join,
+    Maximum,
+    Minimum,
+    Multiply,
+    ScaleChannels,
+    Subtract,
+    SumPixels,
+)
 from cnnext.reference.elementwise import reduce_to_shape
 from cnnext.testing import run_graph, run_layer
 from tests.layers.agreement import LEVELS, SEED, check_agreement, close
@@ -41,14 +53,14 @@ def multiply_backward(*args):
     return [reduce_to_shape(reduce(np.multiply, src[:i] + src[i + 1 :], dy), x.shape) for i, x in enumerate(src)]
 
 
-def maximum_backward(*args):
+def extremum_backward(forward, backward, *args):
     *src, dy = args
     so_far = [src[0]]
     for x in src[1:]:
-        so_far.append(reference.maximum(so_far[-1], x))
+        so_far.append(forward(so_far[-1], x))
     diffs = []
     for before, x in zip(so_far[-2::-1], src[:0:-1], strict=True):
-        dy, diff = reference.maximum_backward(before, x, dy)
+        dy, diff = backward(before, x, dy)
         diffs.insert(0, diff)
     return [dy, *diffs]
 
@@ -57,7 +69,11 @@ TWINS = {
     Add: (lambda *x: reduce(reference.add, x), add_backward),
     Subtract: (reference.subtract, reference.subtract_backward),
     Multiply: (lambda *x: reduce(reference.multiply, x), multiply_backward),
-    Maximum: (lambda *x: reduce(reference.maximum, x), maximum_backward),
+    Divide: (reference.divide, reference.divide_backward),
+    Maximum: (lambda *x: reduce(reference.maximum, x),
+              partial(extremum_backward, reference.maximum, reference.maximum_backward)),
+    Minimum: (lambda *x: reduce(reference.minimum, x),
+              partial(extremum_backward, reference.minimum, reference.minimum_backward)),
     Average: (reference.average, lambda *x: reference.average_backward(*x[:-1], diff_dst=x[-1])),
 }
 
@@ -79,14 +95,17 @@ def test_joins(join, level, data, n_threads, seed):
     [(2, 33, 17, 127), (2, 33, 17, 1)],
     [(1, 1, 1, 1), (1, 40000, 1, 3)],
     [(70000,), (70000,)],
+    [(2, 3, 2, 3, 2, 3, 2, 3), (2, 1, 2, 1, 2, 1, 2, 1)],
+    [(1, 3, 1, 3, 1, 3, 1, 3), (2, 1, 2, 1, 2, 1, 2, 1)],
 ])
 def test_large_joins(join, shapes):
     check_agreement(join(), shapes, *TWINS[join], LEVELS[-1], 3, 0)
 
 
-def test_ties_of_a_maximum_are_shared():
+@pytest.mark.parametrize("join", [Maximum(), Minimum()], ids=repr)
+def test_ties_are_shared(join):
     src = [np.ones((1, 3), np.float32)] * 2
-    run = run_layer(Maximum(), src, [np.full((1, 3), 4, np.float32)])
+    run = run_layer(join, src, [np.full((1, 3), 4, np.float32)])
     assert [d.tolist() for d in run.diff_inputs] == [[[2, 2, 2]]] * 2
 
 

@@ -6,6 +6,7 @@ Needs ``pip install torch``, ``pip install --no-deps torchvision`` and pillow, w
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def torch_unet():
         def __init__(self):
             super().__init__()
             widths = [32, 64, 128, 256, 512]
-            pairs = list(zip(widths[:-1], widths[1:], strict=True))
+            pairs = list(pairwise(widths))
             self.down = nn.ModuleList([double_conv(3, 32), *(double_conv(a, b) for a, b in pairs)])
             self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairs])
             self.merge = nn.ModuleList([double_conv(2 * a, a) for a, _ in pairs])

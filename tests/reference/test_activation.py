@@ -42,7 +42,28 @@ CASES = [
     ("softplus", (), lambda x: math.log(1 + math.exp(x)), (), ()),
     ("softsign", (), lambda x: x / (1 + abs(x)), (), ()),
     ("affine", (1.5, -2.0), lambda x: 1.5 * x - 2.0, (), ()),
+    ("exp", (), math.exp, (), ()),
+    ("log", (), math.log, (), ()),
+    ("sqrt", (), math.sqrt, (), ()),
+    ("rsqrt", (), lambda x: 1 / math.sqrt(x), (), ()),
+    ("abs", (), math.fabs, (0.0,), (0,)),
+    ("reciprocal", (), lambda x: 1 / x, (), ()),
+    ("square", (), lambda x: x * x, (), ()),
+    ("cube", (), lambda x: x * x * x, (), ()),
+    ("power", (-1.5,), lambda x: math.pow(x, -1.5), (), ()),
+    ("floor", (), math.floor, tuple(range(-9, 10)), (0,) * 19),
+    ("ceil", (), math.ceil, tuple(range(-9, 10)), (0,) * 19),
+    ("round", (), round, tuple(i + 0.5 for i in range(-9, 9)), (0,) * 18),
+    ("sign", (), lambda x: (x > 0) - (x < 0), (0.0,), (0,)),
+    ("erf", (), math.erf, (), ()),
+    ("leaky_relu_any", (-0.1,), lambda x: x if x > 0 else -0.1 * x, (0.0,), (-0.1,)),
+    ("elu_any", (-0.7,), lambda x: x if x > 0 else -0.7 * (math.exp(x) - 1), (0.0,), (-0.7,)),
+    ("celu", (0.7,), lambda x: x if x > 0 else 0.7 * (math.exp(x / 0.7) - 1), (), ()),
+    ("thresholded_relu", (1.0,), lambda x: x if x > 1 else 0, (1.0,), (0,)),
+    ("swish", (1.5,), lambda x: x / (1 + math.exp(-1.5 * x)), (), ()),
+    ("shrink", (0.5, 0.25), lambda x: x - math.copysign(0.25, x) if abs(x) > 0.5 else 0, (-0.5, 0.5), (0, 0)),
 ]
+POSITIVE = {"log", "sqrt", "rsqrt", "reciprocal", "power"}  # functions that are tried above 0 only
 IDS = [f"{name}{constants}" for name, constants, *_ in CASES]
 
 # name, constants, limits of f(x) at -1e30 and 1e30, limits of f'(x) there
@@ -81,11 +102,11 @@ def test_every_activation_has_a_case():
 @pytest.mark.parametrize(("name", "constants", "formula", "kinks", "at_kinks"), CASES, ids=IDS)
 class TestUnary:
     def test_forward_is_the_formula(self, name, constants, formula, kinks, at_kinks):
-        x = np.concatenate([np.linspace(-9, 9, 73), kinks])
+        x = np.concatenate([np.linspace(1 / 8 if name in POSITIVE else -9, 9, 73), kinks])
         close(UNARY[name].forward(x, *constants), np.array([formula(float(value)) for value in x]), atol=1e-12)
 
     def test_derivative_is_that_of_forward(self, name, constants, formula, kinks, at_kinks):
-        x = np.random.default_rng(0).uniform(-6, 6, 400)
+        x = np.random.default_rng(0).uniform(0.5 if name in POSITIVE else -6, 6, 400)
         for kink in kinks:
             x = x[np.abs(x - kink) > 1e-3]
         # Element by element, so one pair of evaluations differentiates all.
@@ -99,7 +120,7 @@ class TestUnary:
 
     def test_the_argument_is_left_alone_and_its_dtype_kept(self, name, constants, formula, kinks, at_kinks):
         for dtype in (np.float32, np.float64):
-            x = np.linspace(-9, 9, 24, dtype=dtype).reshape(2, 3, 4)
+            x = np.linspace(1 if name in POSITIVE else -9, 9, 24, dtype=dtype).reshape(2, 3, 4)
             before = x.copy()
             for function in (UNARY[name].forward, UNARY[name].derivative):
                 result = function(x, *constants)

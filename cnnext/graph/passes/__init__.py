@@ -15,6 +15,8 @@ from cnnext.graph.graph import Graph, Shape
 from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
+from cnnext.graph.passes.fuse_gates import fuse_gates
+from cnnext.graph.passes.nest_concats import nest_concats
 from cnnext.graph.passes.plugin_passes import plugin_passes
 from cnnext.graph.passes.sink_transposes import sink_transposes
 
@@ -31,5 +33,11 @@ def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
     graph = sink_transposes(graph)
     if not graph.training:
-        graph = fold_affine(plugin_passes(graph))
+        graph = plugin_passes(graph, _fold_and_fuse)
+    return _fold_and_fuse(graph)
+
+
+def _fold_and_fuse(graph: Graph) -> Graph:
+    if not graph.training:
+        graph = fold_affine(fuse_gates(nest_concats(graph)))
     return fuse_epilogues(graph)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnnext.graph.graph import Graph, Node, Value
+from cnnext.layers.layer import Layer
 
 
 def fold_affine(graph: Graph) -> Graph:
@@ -11,11 +12,12 @@ def fold_affine(graph: Graph) -> Graph:
     outputs = set(graph.outputs)
 
     def rule(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
-        if len(node.inputs) != 1 or node.inputs[0] in outputs or len(readers[node.inputs[0]]) != 1:
+        data = [i for i, v in enumerate(node.inputs) if not v.is_persistent]
+        if len(data) != 1 or node.inputs[data[0]] in outputs or len(readers[node.inputs[data[0]]]) != 1:
             return None
-        source = inputs[0]
+        source = inputs[data[0]]
         producer = source.node
-        if producer is None or producer.epilogue is not None or len(producer.outputs) != 1:
+        if producer is None or type(producer.layer).fold_affine is Layer.fold_affine or producer.epilogue is not None or len(producer.outputs) != 1:
             return None
         affine = node.layer.as_affine(g, node)
         if affine is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,6 @@ import numpy as np
 
 from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Parameter, Value, constant
-from cnnext.graph.passes.fold_affine import fold_affine
-from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
 from cnnext.plugins import Plugin, graph_passes, load_pass, without
 
 TOLERANCE = 1e-4    # of the largest magnitude of an output
@@ -27,8 +25,15 @@ MAX_VERIFIED = 1024
 _verified: set[tuple[Any, ...]] = set()
 
 
-def plugin_passes(graph: Graph) -> Graph:
+def plugin_passes(graph: Graph, rest: Callable[[Graph], Graph]) -> Graph:
     """The graph after the passes of installed plugins, in the order of their names.
+
+    Parameters
+    ----------
+    graph : Graph
+        For inference.
+    rest : callable
+        The passes that follow, for the graphs that are compared.
 
     Raises
     ------
@@ -37,11 +42,11 @@ def plugin_passes(graph: Graph) -> Graph:
         computes.
     """
     for owner in graph_passes():
-        graph = _applied(graph, owner)
+        graph = _applied(graph, owner, rest)
     return graph
 
 
-def _applied(graph: Graph, owner: Plugin) -> Graph:
+def _applied(graph: Graph, owner: Plugin, rest: Callable[[Graph], Graph]) -> Graph:
     where, function = f"graph pass {owner.name!r}", load_pass(owner)
     with _blamed(owner, f"{where} raised"):
         after = function(_copy(graph))
@@ -61,7 +66,7 @@ def _applied(graph: Graph, owner: Plugin) -> Graph:
         return graph
     if change in _verified and os.environ.get("CNNEXT_GUARD", "0") in ("", "0"):
         return after
-    if not _agrees(graph, after, owner):
+    if not _agrees(graph, after, owner, rest):
         return graph
     if len(_verified) >= MAX_VERIFIED:
         _verified.clear()
@@ -140,7 +145,7 @@ def _structure(graph: Graph) -> tuple[Any, ...]:
 # Whether both compute the same
 
 
-def _agrees(before: Graph, after: Graph, owner: Plugin) -> bool:
+def _agrees(before: Graph, after: Graph, owner: Plugin, rest: Callable[[Graph], Graph]) -> bool:
     """Whether two graphs compute the same on random inputs and weights; where they do not, raises.
 
     Where the graph before cannot run on such inputs, nobody can tell: False, with a warning.
@@ -149,13 +154,13 @@ def _agrees(before: Graph, after: Graph, owner: Plugin) -> bool:
     inputs = [_random(rng, value) for value in before.inputs]
     weights: dict[Parameter, Value] = {}
     try:
-        wanted = _results(before, inputs, weights, rng)
+        wanted = _results(rest(_with_other_weights(_copy(before), weights, rng)), inputs)
     except Exception as error:
         warnings.warn(f"{where} is left out: the graph does not run on random inputs, so its change cannot be checked "
                       f"({type(error).__name__}: {error}).", stacklevel=2)
         return False
     with _blamed(owner, f"{where} returned a graph that cannot run:"):
-        made = _results(after, inputs, weights, rng)
+        made = _results(rest(_with_other_weights(_copy(after), weights, rng)), inputs)
     for value, x, y in zip(before.outputs, wanted, made, strict=True):
         difference = _relative_error(x, y)
         if not difference <= TOLERANCE:
@@ -173,15 +178,12 @@ def _random(rng: np.random.Generator, value: Value) -> np.ndarray:
     return np.zeros(shape, value.dtype)     # a class number, an index: 0 is always one
 
 
-def _results(graph: Graph, inputs: Sequence[np.ndarray], weights: dict[Parameter, Value],
-             rng: np.random.Generator) -> list[np.ndarray]:
+def _results(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     from cnnext.graph.plan import Plan
     from cnnext.isa import default_level
     from cnnext.threads import available_threads
 
-    graph = _with_other_weights(_copy(graph), weights, rng)
-    plan = Plan(fuse_epilogues(fold_affine(graph)), default_level())
-    return plan.run(inputs, available_threads())
+    return Plan(graph, default_level()).run(inputs, available_threads())
 
 
 def _with_other_weights(graph: Graph, weights: dict[Parameter, Value], rng: np.random.Generator) -> Graph:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnext.graph.graph import FLOAT32, Value
 from cnnext.layers.activation import (
+    CELU,
     ELU,
     GELU,
     SELU,
@@ -19,13 +20,16 @@ from cnnext.layers.activation import (
     LeakyReLU,
     Mish,
     ReLU,
+    Shrink,
     Sigmoid,
     SiLU,
     Softplus,
     Softsign,
     Tanh,
+    ThresholdedReLU,
 )
-from cnnext.layers.elementwise import Add, Average, Maximum, Multiply, Subtract
+from cnnext.layers.elementary import Abs, Ceil, Erf, Exp, Floor, Log, Negate, Power, Reciprocal, Round, Sign, Sqrt
+from cnnext.layers.elementwise import Add, Average, Divide, Maximum, Minimum, Multiply, Subtract
 from cnnext.layers.layer import Layer
 from cnnext.layers.prelu import PReLU
 from cnnext.layers.softmax import LogSoftmax, Softmax
@@ -39,33 +43,25 @@ def unary(kind: type[Layer], **options: Any) -> Rule:
 
 
 def clip(s: Site) -> Value | None:
+    if any(s.has(i) and s.known(i) is None for i in (1, 2)):
+        return None
     low, high = (_bound(s, i, name, default) for i, name, default in ((1, "min", -inf), (2, "max", inf)))
     return s.apply(Clip(min(low, high), high, name=s.name), s.value(0))
 
 
 def _bound(s: Site, i: int, name: str, default: float) -> float:
-    if s.has(i):
-        return float(s.contents(i).reshape(-1)[0])
-    return float(s.attribute(name, default))
+    return float(s.contents(i).reshape(-1)[0]) if s.has(i) else float(s.attribute(name, default))
 
 
-def leaky_relu(s: Site) -> Value | None:
-    slope = float(s.attribute("alpha", 0.01))
-    return s.apply(LeakyReLU(slope, name=s.name), s.value(0)) if slope >= 0 else None
-
-
-def elu(s: Site) -> Value | None:
-    alpha = float(s.attribute("alpha", 1.0))
-    return s.apply(ELU(alpha, name=s.name), s.value(0)) if alpha > 0 else None
+def with_numbers(kind: type[Layer], **attributes: tuple[str, float]) -> Rule:
+    """The rule of a function with numbers: keyword of the layer = (attribute of the operator, its default)."""
+    return lambda s: s.apply(kind(name=s.name, **{key: float(s.attribute(*given)) for key, given in attributes.items()}),
+                             s.value(0))
 
 
 def selu(s: Site) -> Value | None:
     usual = np.allclose([s.attribute("alpha", 1.67326319), s.attribute("gamma", 1.05070102)], [1.67326319, 1.05070102], 1e-6)
     return s.apply(SELU(name=s.name), s.value(0)) if usual else None
-
-
-def hard_sigmoid(s: Site) -> Value:
-    return s.apply(HardSigmoid(float(s.attribute("alpha", 0.2)), float(s.attribute("beta", 0.5)), name=s.name), s.value(0))
 
 
 def gelu(s: Site) -> Value:
@@ -79,16 +75,19 @@ def swish(s: Site) -> Value | None:
 def prelu(s: Site) -> Value | None:
     """One slope for all, or one for each channel; others are left to NumPy."""
     shape, slope = s.shape(0), s.value(1)
-    channels = shape[1] if len(shape) > 1 else 0
-    size = prod(n or 0 for n in slope.shape)
-    per_channel = size == channels and len(slope.shape) <= len(shape) and (
-        len(slope.shape) > 1 and slope.shape[1 - len(shape)] == channels if len(shape) > 2 else True)
-    if size == channels and per_channel and channels:
-        return s.apply(PReLU(data_format="channels_first", name=s.name), s.value(0), slope=s.reshape(slope, (channels,)))
+    if len(shape) > 1 and _is_per_channel(tuple(n or 0 for n in slope.shape), shape):
+        layer = PReLU(data_format="channels_first", name=s.name)
+        return s.apply(layer, s.value(0), slope=s.reshape(slope, (shape[1],)))
     known = s.known(1)
     if known is not None and known.size == 1 and known.reshape(-1)[0] >= 0:
         return s.apply(LeakyReLU(float(known.reshape(-1)[0]), name=s.name), s.value(0))
     return None
+
+
+def _is_per_channel(slope: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(slope) == 1 and len(shape) > 2:  # before version 7 one slope for each channel, since then for each last index
+        return slope == shape[1:2] != shape[-1:]
+    return slope[1 - len(shape) :] == (shape[1], *(1,) * (len(shape) - 2)) and prod(slope) == shape[1]
 
 
 def softmax(kind: type[Layer]) -> Rule:
@@ -149,26 +148,24 @@ def multiply(s: Site) -> Value | None:
     return join(Multiply)(s)  # type: ignore[return-value]
 
 
-def divide(s: Site) -> Value | None:
+def divide(s: Site) -> Value:
     known = s.known(1)
-    if known is None or known.dtype != FLOAT32 or not np.all(known):
-        return None
-    with np.errstate(over="ignore"):
-        inverted = (1.0 / known.astype(np.float64)).astype(np.float32)
-    if not np.isfinite(inverted).all():
-        return None
-    if known.size == 1 and _holds_result(s, 0, 1):
-        return affine(s, s.value(0), float(inverted.reshape(-1)[0]), 0.0)
-    return s.apply(Multiply(name=s.name), s.value(0), s.constant(inverted))
+    if known is not None and np.all(known):
+        with np.errstate(over="ignore"):
+            inverted = (1.0 / known.astype(np.float64)).astype(np.float32)
+        if np.isfinite(inverted).all() and np.all(np.abs(inverted) >= np.finfo(np.float32).tiny):
+            if known.size == 1 and _holds_result(s, 0, 1):
+                return affine(s, s.value(0), float(inverted.reshape(-1)[0]), 0.0)
+            return s.apply(Multiply(name=s.name), s.value(0), s.constant(inverted))
+    return s.apply(Divide(name=s.name), s.value(0), s.value(1))
 
 
 def power(s: Site) -> Value | None:
     scalar = _scalar(s, 1)
-    if scalar == 1 and _holds_result(s, 0, 1):
-        return s.value(0)
-    if scalar == 2 and _holds_result(s, 0, 1):
-        return s.apply(Multiply(name=s.name), s.value(0), s.value(0))
-    return None
+    if scalar is None or not _holds_result(s, 0, 1):
+        return None
+    layer = Power(scalar, name=s.name)
+    return s.apply(layer, s.value(0)) if layer.as_epilogue() is not None else None
 
 
 def _scalar(s: Site, i: int) -> float | None:
@@ -199,10 +196,15 @@ def scaled(s: Site, value: Value, factor: float) -> Value:
 
 RULES: dict[str, Rule] = {
     "Relu": unary(ReLU), "Sigmoid": unary(Sigmoid), "Tanh": unary(Tanh), "HardSwish": unary(HardSwish), "Mish": unary(Mish),
-    "Softplus": unary(Softplus), "Softsign": unary(Softsign), "LeakyRelu": leaky_relu, "Elu": elu, "Selu": selu,
-    "HardSigmoid": hard_sigmoid, "Gelu": gelu, "Swish": swish, "PRelu": prelu, "Clip": clip,
-    "Neg": lambda s: affine(s, s.value(0), -1.0, 0.0),
+    "Softplus": unary(Softplus), "Softsign": unary(Softsign), "Exp": unary(Exp), "Log": unary(Log), "Sqrt": unary(Sqrt),
+    "Abs": unary(Abs), "Neg": unary(Negate), "Reciprocal": unary(Reciprocal), "Floor": unary(Floor), "Ceil": unary(Ceil),
+    "Round": unary(Round), "Sign": unary(Sign), "Erf": unary(Erf),
+    "LeakyRelu": with_numbers(LeakyReLU, negative_slope=("alpha", 0.01)), "Elu": with_numbers(ELU, alpha=("alpha", 1.0)),
+    "Celu": with_numbers(CELU, alpha=("alpha", 1.0)), "ThresholdedRelu": with_numbers(ThresholdedReLU, threshold=("alpha", 1.0)),
+    "HardSigmoid": with_numbers(HardSigmoid, slope=("alpha", 0.2), offset=("beta", 0.5)),
+    "Shrink": with_numbers(Shrink, limit=("lambd", 0.5), bias=("bias", 0.0)),
+    "Selu": selu, "Gelu": gelu, "Swish": swish, "PRelu": prelu, "Clip": clip,
     "Softmax": softmax(Softmax), "LogSoftmax": softmax(LogSoftmax),
     "Add": add, "Sub": subtract, "Mul": multiply, "Div": divide, "Pow": power,
-    "Sum": join(Add), "Mean": join(Average), "Max": join(Maximum),
+    "Sum": join(Add), "Mean": join(Average), "Max": join(Maximum), "Min": join(Minimum),
 }
