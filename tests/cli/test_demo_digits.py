@@ -1,4 +1,4 @@
-"""``cnnext demo``: on a small data set of its own, quickly; on the digits, with the accuracy that is promised."""
+"""``cnnext demo digits``: on a small data set of its own, quickly; on the digits, with the accuracy that is promised."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_seed_decides(bars, tmp_path, capsys):
 
 
 def test_without_matplotlib(bars, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cnnext.cli.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("cnnext.cli.demo_digits.find_spec", lambda name: None)
     assert main(["demo", "--data", str(bars), "--epochs", "1", "--output", str(tmp_path / "out")]) == 0
     assert "pip install matplotlib" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["lenet5.safetensors"]
