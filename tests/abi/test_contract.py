@@ -53,7 +53,7 @@ FAULTS = {
                                       "cnx_kernel_fn was"),
     "a constant changes": ("CNX_ERROR_LABEL = 1,", "CNX_ERROR_LABEL = 5,", "CNX_ERROR_LABEL was 1, is 5"),
     "a constant is removed": ("    CNX_ERROR_LABEL = 1,", "", "CNX_ERROR_LABEL is gone"),
-    "a constant takes another's value": ("CNX_INT64 = 1", "CNX_INT64 = 1, CNX_OF_A_TEST = 1", "CNX_OF_A_TEST takes the value 1"),
+    "a constant takes another's value": ("CNX_INT64 = 1", "CNX_INT64 = 1, CNX_OF_A_TEST = 1", "takes the value 1"),
     "a function comes between": ("OP(IDENTITY, identity, y)", "OP(IDENTITY, identity, y) OP(OF_A_TEST, of_a_test, x)",
                                  "CNX_CLIP was 1, is 2"),
     "a function is removed": ("OP(MAXIMUM, maximum)", "", "CNX_MAXIMUM is gone"),
