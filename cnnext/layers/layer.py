@@ -201,7 +201,9 @@ class Layer:
         from cnnext.training.initializers import initialize
 
         with contained(self, "parameters"):
-            specs = self.parameters(*self._channels_last(shapes))
+            specs = dict(self.parameters(*self._channels_last(shapes)))
+            if not all(isinstance(spec, ParameterSpec) for spec in specs.values()):
+                raise PluginError(message(self.where, "parameters", "return a ParameterSpec for each name", specs))
         if self._built_for is not None:
             for key, spec in specs.items():
                 if self.weights[key].data.shape != spec.shape:
@@ -214,7 +216,8 @@ class Layer:
             raise self.error("weights", f"have the shapes {wanted}" if wanted else "be absent",
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
+            with contained(self, "parameters"):
+                data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
 
