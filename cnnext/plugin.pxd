@@ -74,6 +74,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         CNX_MAXIMUM
         CNX_MINIMUM
         CNX_GREATER
+        CNX_EQUAL
         CNX_BINARY_COUNT
 
     ctypedef struct cnx_tensor:

@@ -1,7 +1,8 @@
 """The registry of layer types: built-ins by table, others by entry points of the group ``cnnext.layers``.
 
 The only module that imports ``entrypoints``. Nothing is scanned before a name is asked for that is not built in, and
-nothing of a plugin is imported before one of its layers is. ``CNNEXT_PLUGINS=none|all|name,name`` says which
+nothing of a plugin is imported before one of its layers is. Plugins may also bring graph passes, as entry points of the
+group ``cnnext.passes``: those are looked for when a plan is made. ``CNNEXT_PLUGINS=none|all|name,name`` says which
 distributions may be used, ``CNNEXT_PLUGIN_PREFER=name,name`` which one where several provide a layer type.
 """
 
@@ -12,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,14 +25,18 @@ from cnnext.layers import LAYERS
 from cnnext.layers import layer_class as builtin_class
 
 if TYPE_CHECKING:
+    from cnnext.graph.graph import Graph
     from cnnext.layers.layer import Layer
 
-__all__ = ["GROUP", "Plugin", "Scan", "contained", "installed", "layer_class", "prefer", "provider", "registered", "scan"]
+__all__ = ["GROUP", "PASS_GROUP", "Plugin", "Scan", "contained", "graph_passes", "installed", "layer_class", "load_pass",
+           "prefer", "provider", "registered", "scan", "without"]
 
 GROUP = "cnnext.layers"
+PASS_GROUP = "cnnext.passes"
 ONNX_GROUP = "cnnext.onnx"
 
 _TYPE_NAME = re.compile(r"(?P<vendor>[A-Za-z0-9][\w.-]*)/(?P<layer>[A-Za-z_]\w*)@(?P<version>[1-9][0-9]{0,8})")
+_PASS_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ALLOWED, _PREFERRED = "CNNEXT_PLUGINS", "CNNEXT_PLUGIN_PREFER"
 
 _preferred: list[str] = []
@@ -40,15 +45,15 @@ _registered: dict[str, type[Layer]] = {}
 
 @dataclass(frozen=True)
 class Plugin:
-    """One layer type that an installed distribution provides.
+    """One layer type, or one graph pass, that an installed distribution provides.
 
     Parameters
     ----------
     name : str
-        ``vendor/Layer@version``.
+        ``vendor/Layer@version``, or ``vendor/pass-name``.
     distribution, distribution_version : str
     target : str
-        ``module:Class``, what the entry point refers to.
+        ``module:Class`` or ``module:function``, what the entry point refers to.
     """
 
     name: str
@@ -77,7 +82,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the installed distributions say of the group ``cnnext.layers``: layer types, and lines that are wrong."""
+    """What the installed distributions say of a group of entry points: layer types or passes, and lines that are wrong."""
 
     plugins: tuple[Plugin, ...]
     faults: tuple[str, ...]
@@ -127,41 +132,48 @@ def _matching(type_name: str) -> list[Plugin]:
     return [p for p in allowed if p.version == newest[p.family]]
 
 
-def _choose(type_name: str, candidates: list[Plugin]) -> Plugin:
+def _choose(name: str, candidates: list[Plugin], kind: str = "layer") -> Plugin:
     wanted = [_normalized(n) for n in (*_preferred, *os.environ.get(_PREFERRED, "").split(",")) if n.strip()]
-    for name in wanted:
-        preferred = [p for p in candidates if _normalized(p.distribution) == name]
+    for distribution in wanted:
+        preferred = [p for p in candidates if _normalized(p.distribution) == distribution]
         if len(preferred) == 1:
             return preferred[0]
     families = sorted({p.family for p in candidates})
     if len(families) > 1:
-        raise PluginError(f"layer {type_name!r} may be {' or '.join(families)}: write one of them.")
+        raise PluginError(f"{kind} {name!r} may be {' or '.join(families)}: write one of them.")
     if len(candidates) > 1:
         owners = " and ".join(f"{p.distribution} {p.distribution_version}" for p in candidates)
-        raise PluginError(f"layer {type_name!r} is provided by {owners}. Uninstall one of them, or type: "
+        raise PluginError(f"{kind} {name!r} is provided by {owners}. Uninstall one of them, or type: "
                           f"{_PREFERRED}={candidates[0].distribution}")
     return candidates[0]
 
 
 @lru_cache(maxsize=256)
 def _load(plugin: Plugin) -> Any:
-    import entrypoints
-
     from cnnext.layers.layer import Layer
 
-    again = f"Type: pip install --force-reinstall {plugin.distribution}"
-    try:
-        found = entrypoints.EntryPoint.from_string(plugin.target, plugin.name).load()
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"layer {plugin.name!r} cannot be imported: {type(error).__name__}: {error} ({plugin}). "
-                          f"{again}") from error
+    found = _imported(plugin, "layer")
     if not (isinstance(found, type) and issubclass(found, Layer)):
         raise PluginError(f"layer {plugin.name!r}: the entry point must name a subclass of cnnext.Layer. "
-                          f"Received {type(found).__name__} ({plugin}). {again}")
+                          f"Received {type(found).__name__} ({plugin}). {_again(plugin)}")
     if found.type_name != plugin.name:
         raise PluginError(message(f"layer {plugin.name!r}", "type_name", f"be {plugin.name!r}, its entry point's name",
-                                  found.type_name, str(plugin)) + f" {again}")
+                                  found.type_name, str(plugin)) + f" {_again(plugin)}")
     return found
+
+
+def _imported(plugin: Plugin, kind: str) -> Any:
+    import entrypoints
+
+    try:
+        return entrypoints.EntryPoint.from_string(plugin.target, plugin.name).load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{kind} {plugin.name!r} cannot be imported: {type(error).__name__}: {error} ({plugin}). "
+                          f"{_again(plugin)}") from error
+
+
+def _again(plugin: Plugin) -> str:
+    return f"Type: pip install --force-reinstall {plugin.distribution}"
 
 
 def prefer(*distributions: str) -> None:
@@ -192,6 +204,12 @@ def registered(cls: type[Layer]) -> Iterator[None]:
 def installed() -> list[Plugin]:
     """The layer types of plugins that may be used, sorted by name."""
     return sorted((p for p in scan().plugins if _is_allowed(p.distribution)), key=lambda p: (p.name, p.distribution))
+
+
+def without(distribution: str) -> str:
+    """The line to type that leaves one distribution out and keeps the other plugins."""
+    others = {p.distribution for group in (GROUP, PASS_GROUP) for p in scan(group).plugins if _is_allowed(p.distribution)}
+    return f"Type: {_ALLOWED}={','.join(sorted(others - {distribution})) or 'none'}"
 
 
 def _is_allowed(distribution: str) -> bool:
@@ -239,8 +257,42 @@ def _load_rule(entry: Any) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:
-        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: {error} "
-                          f"({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
+        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: "
+                          f"{error} ({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
+
+
+# Graph passes
+
+
+def graph_passes() -> list[Plugin]:
+    """The graph passes of plugins that may be used, in the order in which they run: by name.
+
+    Raises
+    ------
+    PluginError
+        If several distributions have a pass of one name, and none is preferred.
+    """
+    found: dict[str, list[Plugin]] = {}
+    for plugin in scan(PASS_GROUP).plugins:
+        if _is_allowed(plugin.distribution):
+            found.setdefault(plugin.name, []).append(plugin)
+    return [_choose(name, found[name], "graph pass") for name in sorted(found)]
+
+
+@lru_cache(maxsize=64)
+def load_pass(plugin: Plugin) -> Callable[[Graph], Graph]:
+    """The function of a graph pass.
+
+    Raises
+    ------
+    PluginError
+        If it cannot be imported, or is no function.
+    """
+    found = _imported(plugin, "graph pass")
+    if not callable(found):
+        raise PluginError(f"graph pass {plugin.name!r}: the entry point must name a function. "
+                          f"Received {type(found).__name__} ({plugin}). {_again(plugin)}")
+    return found
 
 
 # Who is to blame
@@ -284,9 +336,9 @@ def contained(layer: Layer, rule: str) -> Iterator[None]:
 # Scanning
 
 
-def scan() -> Scan:
+def scan(group: str = GROUP) -> Scan:
     """Read the entry points of all distributions on ``sys.path``; again only when one of its folders has changed."""
-    return _scan(tuple((folder, _changed(folder)) for folder in sys.path))
+    return _scan(tuple((folder, _changed(folder)) for folder in sys.path), group)
 
 
 def _changed(folder: str) -> int:
@@ -296,24 +348,62 @@ def _changed(folder: str) -> int:
         return 0
 
 
-@lru_cache(maxsize=4)
-def _scan(folders: tuple[tuple[str, int], ...]) -> Scan:
+@lru_cache(maxsize=8)
+def _scan(folders: tuple[tuple[str, int], ...], group: str) -> Scan:
     path = [folder for folder, _ in folders]
-    entries, faults = _entries(path, GROUP)
+    # Most programs have no pass from anywhere, and all of them make plans.
+    if group == PASS_GROUP and not _is_mentioned(group, path):
+        return Scan((), ())
+    entries, faults = _entries(path, group)
     plugins: dict[Plugin, None] = {}
     for entry in entries:
         target = f"{entry.module_name}:{entry.object_name}" if entry.object_name else entry.module_name
         owner = entry.distro
         found = Plugin(entry.name, owner.name.replace("_", "-"), (owner.version or "unknown").partition("-py")[0], target)
-        if not _TYPE_NAME.fullmatch(entry.name):
-            faults.append(f"{found}: the name must read vendor/Layer@version.")
-        elif entry.name.startswith("cnnext/"):
-            faults.append(f"{found}: the vendor cnnext is that of the built-in layers.")
-        elif not entry.object_name:
-            faults.append(f"{found}: the entry point must read module:Class.")
+        fault = _fault(entry, group)
+        if fault:
+            faults.append(f"{found}: {fault}")
         else:
             plugins[found] = None
     return Scan(tuple(plugins), tuple(faults))
+
+
+def _fault(entry: Any, group: str) -> str:
+    """What is wrong with an entry point, or nothing."""
+    pattern, form, kind = ((_TYPE_NAME, "vendor/Layer@version", "Class") if group == GROUP else
+                           (_PASS_NAME, "vendor/pass-name", "function"))
+    if not pattern.fullmatch(entry.name):
+        return f"the name must read {form}."
+    if entry.name.startswith("cnnext/"):
+        return "the vendor cnnext is that of what is built in."
+    return "" if entry.object_name else f"the entry point must read module:{kind}."
+
+
+def _is_mentioned(group: str, path: list[str]) -> bool:
+    """Whether any distribution may have entry points of a group: a look at the files, without parsing them.
+
+    It takes a fraction of a millisecond, importing ``entrypoints`` and parsing all files about twenty.
+    """
+    for folder in path:
+        try:
+            names = os.listdir(folder or ".")
+        except NotADirectoryError:      # a zip file: ``entrypoints`` looks into it
+            return True
+        except OSError:
+            continue
+        for name in names:
+            file = os.path.join(folder, name, "entry_points.txt")
+            if name.endswith(("-info", "EGG-INFO")) and _file_mentions(file, group):
+                return True
+    return False
+
+
+def _file_mentions(path: str, text: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return text.encode() in file.read()
+    except OSError:
+        return False
 
 
 def _entries(path: list[str], group: str) -> tuple[list[Any], list[str]]:

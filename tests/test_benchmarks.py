@@ -18,6 +18,14 @@ def test_inference(monkeypatch, capsys):
     assert rows == [("1", "1"), ("1", "2"), ("64", "1"), ("64", "2")]
 
 
+def test_plugins(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "plugins", "--quick"])
+    program.main()
+    shown = capsys.readouterr().out
+    assert re.findall(r"^(\d+) step\(s\) +[\d.]+ +[\d.]+ +[+-][\d.]+  [+-][\d.]+$", shown, re.MULTILINE) == ["1", "20"]
+    assert re.search(r"^import cnnext: .* [\d.]+ +[\d.]+ +[+-][\d.]+$", shown, re.MULTILINE)
+
+
 def test_networks(monkeypatch, capsys):
     pytest.importorskip("cnnext_normalization")
     monkeypatch.setattr("benchmarks.networks.NETWORKS", ("lenet5", "mobilenet_v3_small"))
@@ -26,7 +34,8 @@ def test_networks(monkeypatch, capsys):
     printed = capsys.readouterr().out
     rows = re.findall(r"^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
     assert rows == [("lenet5", "0.4"), ("mobilenet_v3_small", "56.5")]
-    assert re.search(r"^with / without, \d+ turns of 5 runs: best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+$", printed, re.MULTILINE)
+    ratios = r"best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+"
+    assert re.search(rf"^with / without, \d+ turns of 5 runs: {ratios}$", printed, re.MULTILINE)
 
 
 def test_unknown_name(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,23 @@ def test_import_of_cnnext_reads_no_entry_points(site):
     install(site)
     code = "import sys, cnnext; cnnext.Conv2D; assert 'entrypoints' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_import_of_cnnext_looks_at_no_distribution(site):
+    for i in range(50):
+        install(site, "raise RuntimeError('imported')", package=f"acme{i}",
+                entry_points=f"[cnnext.layers]\nacme{i}/Double@1 = acme{i}:Double\n")
+    code = ("import sys\n"
+            "opened = []\n"
+            "sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == 'open' else None)\n"
+            "import cnnext\n"
+            "cnnext.Conv2D(1, 1)\n"
+            "assert not [path for path in opened if 'entry_points' in path or 'dist-info' in path], opened\n"
+            "assert not [name for name in sys.modules if name.startswith('acme')]\n"
+            "assert sum(path.startswith('acme') for path in map(str, cnnext.plugins.installed())) == 50\n"
+            "assert [path for path in opened if 'entry_points' in path], 'the hook sees what is read'\n")
+    subprocess.run([sys.executable, "-c", code], check=True,
+                   env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])})
 
 
 def test_without_a_version_the_newest_is_meant(site):

@@ -7,12 +7,17 @@ import json
 import keyword
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnext.errors import PluginError, message
+
+if TYPE_CHECKING:
+    from cnnext.plugins import Plugin
 
 LEVELS = ("compose", "numpy", "native")
 
@@ -29,7 +34,7 @@ _NATIVE_TEMPLATES = {"setup.py": "setup.py.in", "$package/_kernels.pyx": "kernel
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the layer types of installed plugins")
+    listing = actions.add_parser("list", help="the layer types and graph passes of installed plugins")
     listing.add_argument("--json", action="store_true", help="for programs")
     check = actions.add_parser("check", help="check that a layer keeps the layer contract, and print a report card")
     check.add_argument("name", help="vendor/Layer@version; vendor and version may be left out where that is clear")
@@ -49,9 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from cnnext.plugins import installed
+    from cnnext.plugins import graph_passes, installed
 
-    found = installed()
+    found = [*installed(), *graph_passes()]
     if arguments.json:
         print(json.dumps([{"name": p.name, "distribution": p.distribution, "version": p.distribution_version,
                            "target": p.target} for p in found], indent=1))
@@ -96,10 +101,14 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
     for name in ("CNNEXT_PLUGINS", "CNNEXT_PLUGIN_PREFER"):
         print(f"{name}={os.environ.get(name, '')}")
-    problems = list(plugins.scan().faults)
-    for plugin in plugins.installed():
+    problems = [*plugins.scan().faults, *plugins.scan(plugins.PASS_GROUP).faults]
+    checks: list[tuple[Plugin, Callable[[], object]]] = [
+        *((plugin, partial(plugins.layer_class, plugin.name)) for plugin in plugins.installed()),
+        *((plugin, partial(plugins.load_pass, plugin)) for plugin in plugins.graph_passes()),
+    ]
+    for plugin, load in checks:
         try:
-            plugins.layer_class(plugin.name)
+            load()
         except PluginError as error:
             problems.append(str(error))
         else:

@@ -47,7 +47,7 @@ class ContentsNeeded(WaitsForData):
 
 
 class DataDependent(WaitsForData):
-    """The shapes of a node's outputs depend on the contents of its inputs: ``evaluate`` computes it as soon as those exist."""
+    """The shapes of a node's outputs depend on the contents of its inputs: ``evaluate`` computes it when those are there."""
 
     def __init__(self, evaluate: Evaluate):
         super().__init__("the shape of the result depends on the data")

@@ -90,14 +90,15 @@ enum {
     CNX_UNARY_COUNT
 };
 
-#define CNX_BINARY_OPS(OP) \
-    OP(ADD, add)           \
-    OP(SUBTRACT, subtract) \
-    OP(MULTIPLY, multiply) \
-    OP(DIVIDE, divide)     \
-    OP(MAXIMUM, maximum)   \
-    OP(MINIMUM, minimum)   \
-    OP(GREATER, greater)   /* 1 where a > b, 1/2 where a == b, else 0: how a maximum shares its gradient */
+#define CNX_BINARY_OPS(OP)                                                                                          \
+    OP(ADD, add)                                                                                                    \
+    OP(SUBTRACT, subtract)                                                                                          \
+    OP(MULTIPLY, multiply)                                                                                          \
+    OP(DIVIDE, divide)                                                                                              \
+    OP(MAXIMUM, maximum)                                                                                            \
+    OP(MINIMUM, minimum)                                                                                            \
+    OP(GREATER, greater)   /* 1 where a > b, 1/2 where a == b, else 0: how a maximum shares its gradient */         \
+    OP(EQUAL, equal)       /* 1 where a == b, else 0 */
 
 enum {
 #define CNX_BINARY_ENUM(NAME, name) CNX_##NAME,

@@ -103,6 +103,20 @@ def number(default: Any = REQUIRED, *, optional: bool = False, **bounds: Any) ->
     )
 
 
+def numbers(default: Any = REQUIRED, *, count: int, optional: bool = False, **bounds: Any) -> Any:
+    """``count`` floats, each within the bounds of `number`; one stands for all; with ``optional``, None as well."""
+
+    def check(where: str, name: str, value: Any) -> tuple[float, ...] | None:
+        if optional and value is None:
+            return None
+        given = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,) * count
+        if len(given) != count:
+            raise fail(where, name, f"be {count} numbers", value)
+        return tuple(as_number(where, name, v, **bounds) for v in given)
+
+    return Attribute(check, default)
+
+
 def pair(default: Any = REQUIRED, *, minimum: int = 1, optional: bool = False) -> Any:
     """A pair (rows, columns), or one number for both; with ``optional``, None as well."""
     return Attribute(
@@ -133,10 +147,12 @@ def choice(default: Any, *options: str) -> Any:
     return Attribute(check, default)
 
 
-def shape(default: Any = REQUIRED, *, minimum: int = 0, wildcard: bool = False) -> Any:
-    """A tuple of whole numbers; with ``wildcard``, one of them may be -1."""
+def shape(default: Any = REQUIRED, *, minimum: int = 0, wildcard: bool = False, optional: bool = False) -> Any:
+    """A tuple of whole numbers; with ``wildcard``, one of them may be -1; with ``optional``, None as well."""
 
-    def check(where: str, name: str, value: Any) -> tuple[int, ...]:
+    def check(where: str, name: str, value: Any) -> tuple[int, ...] | None:
+        if optional and value is None:
+            return None
         if isinstance(value, str) or not isinstance(value, Iterable):
             value = (value,)
         dims = tuple(as_int(where, name, v, -1 if wildcard else minimum) for v in value)

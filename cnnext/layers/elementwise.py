@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from cnnext._native.executor import BINARY
 from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
-from cnnext.graph.memory import View, dense_strides
+from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
@@ -69,7 +70,7 @@ class Add(Join):
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         shift = per_channel(g, node)
-        return None if shift is None else (constant(np.ones(shift.shape, np.float32), "one"), shift)
+        return None if shift is None else (constant(np.ones(node.output.shape[-1] or 0, np.float32), "one"), shift)
 
 
 class Subtract(Join):
@@ -106,7 +107,7 @@ class Multiply(Join):
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         scale = per_channel(g, node)
-        return None if scale is None else (scale, constant(np.zeros(scale.shape, np.float32), "zero"))
+        return None if scale is None else (scale, constant(np.zeros(node.output.shape[-1] or 0, np.float32), "zero"))
 
 
 class Divide(Join):
@@ -186,8 +187,15 @@ class Compare(Join):
     n_inputs = 2
 
 
+class Equal(Join):
+    """1 where the values are equal, else 0."""
+
+    op = "equal"
+    n_inputs = 2
+
+
 def per_channel(g: Graph, node: Node) -> Value | None:
-    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is no such join."""
+    """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is none."""
     from cnnext.layers.reshape import ReshapeTo
 
     x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]
@@ -245,20 +253,8 @@ class SumTo(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst = b.view(node.inputs[0]), b.view(node.output)
         shape = (1,) * (len(src.shape) - len(dst.shape)) + dst.shape
-        *axes, last = range(len(src.shape))
-        reduced = [a for a in axes if shape[a] == 1 and src.shape[a] != 1]
-        kept = [a for a in axes if a not in reduced]
-        whole = shape[last] == 1 and src.shape[last] != 1
-        rows = prod(src.shape[a] for a in kept)
-        per_row = prod(src.shape[a] for a in reduced)
-        width = 1 if whole else src.shape[last]
-        target = View(dst.storage, dst.offset, (rows, width), (width, 1)) if dst.is_dense else b.temp((rows, width))
-        rows_per_tile = max(1, 16384 // max(per_row * src.shape[last], 1))
-        b.step("sum_axes", [src.permuted((*kept, *reduced, last))], [target],
-               {"kept": rows, "reduced": per_row, "rows": rows_per_tile, "whole": whole},
-               tiles=ceil(rows / rows_per_tile), scratch_bytes=4 * width, why=f"{per_row} rows each")
-        if not dst.is_dense:
-            copy_view(b, View(target.storage, 0, dst.shape, dense_strides(dst.shape)), dst)
+        strides = (0,) * (len(src.shape) - len(dst.shape)) + dst.strides
+        lower_reduction(b, src, View(dst.storage, dst.offset, shape, strides))
 
 
 def reduce_to(g: Graph, value: Value, shape: Shape) -> Value:

@@ -206,11 +206,7 @@ class GlobalAvgPool2D(GlobalPooling):
         return Gradients([g.apply1(GlobalAvgPoolBackward(node.inputs[0].shape, self.name), dy)])
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        src = b.view(node.inputs[0])
-        n, h, w, c = src.shape
-        _, channels = image_blocks((n, 1, 1, c), h * w)
-        b.step("global_avg", [src], [one_pixel(b.view(node.output))], {"channels": channels},
-               tiles=n * ceil(c / channels), scratch_bytes=4 * channels, why=f"{channels} channels a tile")
+        lower_global_avg(b, b.view(node.inputs[0]), one_pixel(b.view(node.output)))
 
 
 class PoolBackward(Layer):
@@ -286,6 +282,14 @@ def lower_pool(b: PlanBuilder, op: str, src: View, dst: View, taps: list[Tap], s
     sources = [src, sliding.table] + ([b.constant(divisors.astype(np.int64))] if divisors is not None else [])
     b.step("pool", sources, [dst], dict(sliding.params, op=OPS[op], power=power), tiles=sliding.tiles,
            scratch_bytes=16 * max(len(taps), 1), why=sliding.why)
+
+
+def lower_global_avg(b: PlanBuilder, src: View, dst: View) -> None:
+    """Append the mean over the rows and columns of ``src`` (N, H, W, C); ``dst`` is (N, 1, 1, C)."""
+    n, h, w, c = src.shape
+    _, channels = image_blocks((n, 1, 1, c), h * w)
+    b.step("global_avg", [src], [dst], {"channels": channels}, tiles=n * ceil(c / channels), scratch_bytes=4 * channels,
+           why=f"{channels} channels a tile")
 
 
 def one_pixel(view: View) -> View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._resample import AxisMap, Resample, check_image, lower_resample
+from cnnext.layers._resample import AxisMap, Interpolation, Resample, check_image, lower_resample, resized_axis
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer, Window
 
@@ -60,23 +60,7 @@ class UpSample2D(Layer):
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""
-        axis = nearest_axis if self.mode == "nearest" else bilinear_axis
-        rows, cols = (axis(n or 0, factor) for n, factor in zip(shape[1:3], self.size, strict=True))
+        how = Interpolation("nearest" if self.mode == "nearest" else "linear", rounding="round_prefer_ceil")
+        rows, cols = (resized_axis(n or 0, (n or 0) * factor, how, factor)
+                      for n, factor in zip(shape[1:3], self.size, strict=True))
         return rows, cols
-
-
-def nearest_axis(size: int, factor: int) -> AxisMap:
-    """Each source pixel ``factor`` times."""
-    return AxisMap(size, [[(i // factor, 1.0)] for i in range(size * factor)])
-
-
-def bilinear_axis(size: int, factor: int) -> AxisMap:
-    """Centre i of the result lies at (i + 1/2) / factor - 1/2 of the source, between two of its centres."""
-    terms = []
-    for i in range(size * factor):
-        # in whole numbers of 1 / (2 factor), so that a point on a centre is exactly that
-        point = min(max(2 * i + 1 - factor, 0), (size - 1) * 2 * factor)
-        index, rest = divmod(point, 2 * factor)
-        right = rest / (2 * factor)
-        terms.append([(index, 1.0 - right), (index + 1, right)] if rest else [(index, 1.0)])
-    return AxisMap(size, terms)

@@ -25,7 +25,7 @@ def squeezenet1_1(classes: int = 1000, input_shape: Sequence[int | None] = (224,
     ----------
     classes : int
     input_shape : (rows, columns, channels)
-        At least 17 rows and columns.
+        At least 25 rows and columns.
 
     Returns
     -------

@@ -22,7 +22,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict  # noqa: E402 
 __all__ = ["CnnextBackend", "CnnextRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
 
-class CnnextRep(BackendRep):  # type: ignore[misc]
+class CnnextRep(BackendRep):
     """A model ready to run.
 
     Parameters
@@ -55,7 +55,7 @@ def _array(value: Any) -> np.ndarray:
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
-class CnnextBackend(Backend):  # type: ignore[misc]
+class CnnextBackend(Backend):
     """cnnext as a backend of the package ``onnx``, on the device ``"CPU"``."""
 
     @classmethod

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -343,17 +344,15 @@ def _drop_old_inputs(model: Any) -> None:
 def _inlined(onnx: Any, model: Any) -> Any:
     if not model.functions:
         return model
-    import onnx.inliner
-
-    return onnx.inliner.inline_local_functions(model)
+    inliner = import_module("onnx.inliner")
+    return inliner.inline_local_functions(model)
 
 
 def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
-    import onnx.version_converter
-
+    converter = import_module("onnx.version_converter")
     try:
-        return onnx.version_converter.convert_version(model, TARGET_VERSION)
+        return converter.convert_version(model, TARGET_VERSION)
     except (RuntimeError, ValueError, onnx.checker.ValidationError):
         return model
 

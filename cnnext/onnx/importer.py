@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from cnnext.model import Model
 from cnnext.onnx.files import Contents, OnnxLimits, read, require_onnx
 from cnnext.onnx.layer import OnnxOperator
 from cnnext.onnx.operator import Operator
+from cnnext.onnx.subgraphs import InnerNode, Subgraph
 from cnnext.onnx.support import check_supported
 
 __all__ = ["load"]
 
 # Inputs that are weights where they are known: trained, and not trained.
 _TRAINED: dict[str, tuple[int, ...]] = {
-    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "PRelu": (1,), "Add": (0, 1), "Mul": (0, 1),
+    "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "PRelu": (1,),
+    "Add": (0, 1), "Mul": (0, 1),
     "BatchNormalization": (1, 2), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2),
     "GroupNormalization": (1, 2), "RMSNormalization": (1,),
 }
@@ -80,7 +82,8 @@ class _Importer:
         graph = Graph(inputs, [])
         graph.shares_batch = False
         operators = [self._operator(node) for node in self.proto.node]
-        check_supported((op, node.name or node.output[0]) for op, node in zip(operators, self.proto.node, strict=True))
+        named = ((op, node.name or next(iter(node.output), "")) for op, node in zip(operators, self.proto.node, strict=True))
+        check_supported(self._operators(named))
         for op, node in zip(operators, self.proto.node, strict=True):
             self._append(graph, op, node)
         outputs = [self._output(v.name) for v in self.proto.output]
@@ -93,7 +96,7 @@ class _Importer:
         if not proto.name or proto.name in self.values:
             raise ModelFileError(f"two inputs are called {proto.name!r}.")
         if proto.name not in self.contents.types:
-            raise ModelFileError(f"input {proto.name!r} is no tensor of a known type; sequences and others are not supported.")
+            raise ModelFileError(f"input {proto.name!r} is no tensor of a known type; others are not supported.")
         dtype, shape = self.contents.types[proto.name]
         if shape is None:
             raise ModelFileError(f"input {proto.name!r} has no known rank.")
@@ -107,8 +110,10 @@ class _Importer:
 
     def _attribute(self, node: Any, proto: Any) -> Any:
         kinds = self.onnx.AttributeProto
+        if proto.type == kinds.GRAPH and node.op_type in ("If", "Loop"):
+            return self._subgraph(proto.g)
         if proto.type in (kinds.GRAPH, kinds.GRAPHS, kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS, kinds.TYPE_PROTO):
-            return proto    # control flow; named by check_supported
+            return proto    # named by check_supported
         value = self.onnx.helper.get_attribute_value(proto)
         if proto.type == kinds.TENSOR:
             return self.onnx.numpy_helper.to_array(value)
@@ -118,12 +123,36 @@ class _Importer:
             return [v.decode("utf-8", "replace") for v in value]
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
+    def _subgraph(self, proto: Any) -> Subgraph:
+        """A graph inside of a node; names that it does not make itself are those of the graphs around it."""
+        constants = {t.name: self.onnx.numpy_helper.to_array(t) for t in proto.initializer}
+        nodes = []
+        for node in proto.node:
+            op = self._operator(node)
+            inner = [a for a in op.attributes.values() if isinstance(a, Subgraph)]
+            reads = (*node.input, *dict.fromkeys(name for graph in inner for name in graph.captured))
+            nodes.append(InnerNode(op, node.name or node.output[0], reads, tuple(node.output)))
+        made = {*constants, *(v.name for v in proto.input), *(name for node in nodes for name in node.outputs)}
+        outputs = tuple(v.name for v in proto.output)
+        needed = dict.fromkeys((*(name for node in nodes for name in node.inputs), *outputs))
+        return Subgraph(tuple(v.name for v in proto.input), outputs, tuple(nodes), constants,
+                        tuple(name for name in needed if name and name not in made))
+
+    def _operators(self, operators: Iterable[tuple[Operator, str]]) -> Iterator[tuple[Operator, str]]:
+        """The operators and those inside of them."""
+        for op, name in operators:
+            yield op, name
+            for graph in (a for a in op.attributes.values() if isinstance(a, Subgraph)):
+                yield from self._operators((node.operator, node.name) for node in graph.nodes)
+
     def _append(self, graph: Graph, op: Operator, node: Any) -> None:
         trained, state = _TRAINED.get(op.op_type, ()), _STATE.get(op.op_type, ())
         slots: list[str] = []
         inputs: list[Value] = []
         weights: dict[str, Parameter] = {}
-        for i, name in enumerate(node.input):
+        inner = [a for a in op.attributes.values() if isinstance(a, Subgraph)]
+        captured = dict.fromkeys(name for graph in inner for name in graph.captured)
+        for i, name in enumerate((*node.input, *captured)):
             array = self.contents.tensors.get(name)
             if not name:
                 slots.append("")

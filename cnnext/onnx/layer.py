@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class OnnxOperator(Layer):
     ----------
     operator : Operator
     slots : list of str
-        For each input of the operator: "" where it is left out, "*" for the next input of the node, else the key of a weight.
+        For each input of the operator: "" where it is left out, "*" for the next of the node's, else the key of a weight.
     types : list of (dtype, shape) or None
         Of the outputs, as far as they are known before the shapes of the inputs are.
     name : str
@@ -67,12 +66,12 @@ class OnnxOperator(Layer):
 
 
 class NumpyOperator(Layer):
-    """An operator that NumPy computes, for any element types; inputs that are left out have no place in ``positions``."""
+    """An operator that NumPy computes, for any element types; inputs that are left out are None in ``positions``."""
 
     n_inputs = None
 
-    def __init__(self, operator: Operator, positions: Sequence[int | None], types: Sequence[tuple[np.dtype, tuple[int, ...]]],
-                 name: str):
+    def __init__(self, operator: Operator, positions: Sequence[int | None],
+                 types: Sequence[tuple[np.dtype, tuple[int, ...]]], name: str):
         super().__init__(name=name)
         self.operator = operator
         self.positions = tuple(positions)
@@ -93,7 +92,8 @@ class NumpyOperator(Layer):
         op, positions = self.operator, self.positions
 
         def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
-            for target, array in zip(dst, evaluate_wanted(op, [None if i is None else src[i] for i in positions]), strict=True):
+            made = evaluate_wanted(op, [None if i is None else src[i] for i in positions])
+            for target, array in zip(dst, made, strict=True):
                 target[...] = array
 
         b.step(f"numpy {op.title}", [b.view(v) for v in node.inputs], [b.view(v) for v in node.outputs],

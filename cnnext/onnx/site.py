@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 # Inputs whose contents decide the shape of the result.
 _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
-    "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Expand": (1,), "MaxUnpool": (2,),
-    "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4),
-    "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
+    "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Expand": (1,),
+    "MaxUnpool": (2,), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
     "HannWindow": (0,), "HammingWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4), "DFT": (1, 2), "STFT": (1, 3),
     **{f"Reduce{name}": (1,) for name in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum",
                                           "LogSumExp")},
 }
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+# Random, or not an operator that NumPy knows.
+_NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+               "Dropout", "If", "Loop"}
 
 
 @dataclass
@@ -121,7 +123,7 @@ class Site:
         return axis % rank if rank else 0
 
     def axes(self, position: int, rank: int, default: Sequence[int] | None = None) -> tuple[int, ...] | None:
-        """Axes that an input or, in older operator sets, the attribute ``axes`` gives; ``default`` where neither is there."""
+        """Axes that an input or, in older operator sets, the attribute ``axes`` gives; ``default`` without both."""
         if self.has(position):
             given = [int(a) for a in self.contents(position).reshape(-1)]
         else:
@@ -176,7 +178,8 @@ class Site:
         from cnnext.onnx.support import rule_of
 
         if self._is_constant():
-            return [constant(a, self.name) for a in evaluate_wanted(self.op, [None if v is None else v.data for v in self.inputs])]
+            contents = [None if v is None else v.data for v in self.inputs]
+            return [constant(array, self.name) for array in evaluate_wanted(self.op, contents)]
         rule = rule_of(self.op)
         if rule is not None and (self.op.op_type in ANY_TYPE or self._is_for_kernels()):
             made = self._by(rule)
@@ -194,7 +197,7 @@ class Site:
 
     def _is_constant(self) -> bool:
         present = [v for v in self.inputs if v is not None]
-        return all(v.data is not None for v in present) and self.op.op_type not in _RANDOM
+        return all(v.data is not None for v in present) and self.op.op_type not in _NOT_FOLDED
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
@@ -219,9 +222,12 @@ class Site:
         return self.g.apply(NumpyOperator(self.op, positions, wanted, self.name), *values, name=self.name)
 
     def _evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs from what the node reads as data; weights are parameters."""
-        full = []
+        return evaluate_wanted(self.op, self.arrays(arrays))
+
+    def arrays(self, given: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """The inputs by position, from what the node reads as data; weights are parameters."""
+        full: list[np.ndarray | None] = []
         for value, i in zip(self.inputs, self._node_index, strict=True):
             parameter = None if value is None else value.parameter
-            full.append(arrays[i] if i is not None else parameter.data if parameter is not None else None)
-        return evaluate_wanted(self.op, full)
+            full.append(given[i] if i is not None else parameter.data if parameter is not None else None)
+        return full

@@ -54,7 +54,7 @@ def _is_subgraph(value: Any) -> bool:
 
 
 def unsupported(operators: Iterable[tuple[Operator, str]]) -> list[str]:
-    """A line for each operator that nothing installed computes: its name, its nodes, and who brings it where that is known."""
+    """A line for each operator that nothing installed computes: its name, its nodes, and who brings it if that is known."""
     nodes: dict[tuple[str, str], list[str]] = {}
     for op, node_name in operators:
         if not is_supported(op):

@@ -67,6 +67,11 @@ def greater(a: Array, b: Array) -> Array:
     return share.astype(np.result_type(a, b))
 
 
+def equal(a: Array, b: Array) -> Array:
+    """1 where ``a == b``, else 0."""
+    return (a == b).astype(np.result_type(a, b))
+
+
 def maximum(a: Array, b: Array) -> Array:
     """The larger of ``a`` and ``b``."""
     return np.maximum(a, b)

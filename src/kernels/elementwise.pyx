@@ -8,7 +8,7 @@ Design
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from cnnext.plugin cimport CNX_OK, cnx_args, cnx_simd, cnx_tensor, cnx_worker
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_tensor, cnx_worker
 
 include "table.pxi"
 include "rows.pxi"
@@ -75,69 +75,17 @@ cdef int sum_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     return CNX_OK
 
 
-cdef struct sum_axes_params:
-    int64_t kept                    # rows of dst
-    int64_t reduced                 # rows of src that make one of them
-    int64_t rows                    # rows of dst in a tile
-    int64_t whole                   # 1: the last axis is summed as well, dst has one element a row
-
-
-cdef enum:
-    ROWS_PER_SUM = 64               # a long sum is one of short ones: its error grows with the root of the rows
-
-
-cdef void sum_many_rows(const cnx_simd *simd, const cnx_tensor *src, int64_t first, int64_t count, float *acc,
-                        float *to) noexcept nogil:
-    cdef int64_t width = src.shape[src.rank - 1], j
-    memset(to, 0, width * sizeof(float))
-    memset(acc, 0, width * sizeof(float))
-    for j in range(count):
-        simd.sum_rows(row_at(src, first + j, 0), width, 1, acc, width)
-        if (j + 1) % ROWS_PER_SUM == 0 or j + 1 == count:
-            simd.axpy(1, acc, to, width)
-            memset(acc, 0, width * sizeof(float))
-
-
-cdef double sum_elements(const cnx_tensor *src, int64_t first, int64_t count) noexcept nogil:
-    cdef int64_t width = src.shape[src.rank - 1], step = src.stride[src.rank - 1], j, c
-    cdef const float *from_
-    cdef double total = 0
-    for j in range(count):
-        from_ = row_at(src, first + j, 0)
-        for c in range(width):
-            total += from_[c * step]
-    return total
-
-
-cdef int sum_axes(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0]: kept axes, then reduced axes, then the row; dst[0] (kept, width or 1), dense; scratch: a row of dst
-    cdef const sum_axes_params *p = <const sum_axes_params *>args.params
-    cdef const cnx_tensor *src = &args.src[0]
-    cdef int64_t first = worker.tile * p.rows, row
-    cdef float *to
-    for row in range(first, min(first + p.rows, p.kept)):
-        to = <float *>args.dst[0].data + row * args.dst[0].stride[0]
-        if p.whole:
-            to[0] = <float>sum_elements(src, row * p.reduced, p.reduced)
-        else:
-            sum_many_rows(worker.simd, src, row * p.reduced, p.reduced, <float *>worker.scratch, to)
-    return CNX_OK
-
-
 cdef binary_params binary_zero
 cdef rows_params copy_zero
 cdef sum_pixels_params sum_pixels_zero
-cdef sum_axes_params sum_axes_zero
 
 KERNELS = {
     "binary": kernel("binary", binary),
     "copy": kernel("copy", copy),
     "sum_pixels": kernel("sum_pixels", sum_pixels),
-    "sum_axes": kernel("sum_axes", sum_axes),
 }
 PARAMS = {
     "binary": fields(binary_zero),
     "copy": fields(copy_zero),
     "sum_pixels": fields(sum_pixels_zero),
-    "sum_axes": fields(sum_axes_zero),
 }

@@ -195,7 +195,8 @@ static void unary_backward(int32_t op, const float *saved, const float *dy, floa
     F(DIVIDE, x / y)                                                                                                   \
     F(MAXIMUM, maximum_v(x, y))                                                                                        \
     F(MINIMUM, minimum_v(x, y))                                                                                        \
-    F(GREATER, select(x == y, splat(0.5f), one_if(x > y)))
+    F(GREATER, select(x == y, splat(0.5f), one_if(x > y)))                                                             \
+    F(EQUAL, one_if(x == y))
 
 static void binary(int32_t op, const float *a, int64_t a_step, const float *b, int64_t b_step, float *dst, int64_t n)
 {

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import cnnext as cx
 from cnnext.graph.graph import Epilogue, Graph, constant
-from cnnext.layers.activation import Affine
 from cnnext.graph.passes import expand, fold_affine, fuse_epilogues, optimize, prepare, sink_transposes
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
+from cnnext.layers.activation import Affine
 from cnnext.layers.layer import Layer, ParameterSpec
 from cnnext.testing import run_graph
 from tests.helpers import branched_net, close, images

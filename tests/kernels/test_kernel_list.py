@@ -20,6 +20,8 @@ TWINS = {
     "softmax": "softmax", "softmax_backward": "softmax_backward", "log_softmax": "log_softmax",
     "log_softmax_backward": "log_softmax_backward", "dropout": "dropout",
     "binary": "add", "copy": "concat", "sum_pixels": "conv2d_backward_bias", "sum_axes": "reduce_to_shape",
+    "fold_axes": "reduce_max", "matmul": "matmul",
+    "matmul_pack": "matmul",
     "conv_direct": "conv2d", "conv_pack_weights": "conv2d", "conv_backward_weights": "conv2d_backward_weights",
     "sum_shards": "conv2d_backward_weights", "conv_depthwise": "depthwise_conv2d",
     "depthwise_backward_weights": "depthwise_conv2d_backward_weights",
@@ -37,7 +39,7 @@ IMAGE = (2, 24, 24, 8)
 LAYERS = [
     cx.Conv2D(8, 3, padding="same"), cx.DepthwiseConv2D(3), cx.LocallyConnected2D(4, 3), cx.MaxPool2D(2),
     cx.GlobalAvgPool2D(), cx.GELU(), cx.PReLU(), cx.Softmax(), cx.LogSoftmax(), cx.UpSample2D(2), cx.Permute((0, 3, 1, 2)),
-    cx.Dropout(0.5), cx.ZeroPad2D(1),
+    cx.Dropout(0.5), cx.ZeroPad2D(1), cx.ReduceMax((1, 2)),
 ]
 
 
@@ -67,6 +69,9 @@ def used_by_training(loss, optimizer, y):
 
 def test_every_kernel_is_reached():
     used = set().union(*map(used_by_layer, LAYERS))
+    a, b = Value((3, 5), name="a"), Value((5, 7), name="b")
+    product = cx.MatMul()([a, b])
+    used |= kernels_of(Plan(Graph([a, b], [product], ancestors([product])), default_level()))
     used |= used_by_training("sparse_categorical_crossentropy", "adam", np.array([0, 1, 2, 0]))
     used |= used_by_training("mse", "sgd", np.ones((4, 3), np.float32))
     a, b = Value(IMAGE, name="a"), Value((2, 1, 1, 8), name="b")

@@ -82,6 +82,14 @@ def test_results_do_not_depend_on_batch_or_threads(name):
     np.testing.assert_allclose(net.predict(x, batch_size=1), one, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 25), ("densenet121", 29), ("vgg16", 32)])
+def test_the_smallest_image(name, size):
+    assert f"At least {size} rows and columns" in getattr(models, name).__doc__
+    assert make(name, 2, (size, size, 3)).output_shape == (None, 2)
+    with pytest.raises(ValueError, match="`pool_size` must fit on the padded source"):
+        make(name, 2, (size - 1, size, 3))
+
+
 def test_a_family_is_imported_when_it_is_used():
     program = ("import sys, cnnext as cx; cx.models.lenet5(); "
                "print(*[m for m in sys.modules if m.startswith('cnnext.models.') or m == 'entrypoints'])")

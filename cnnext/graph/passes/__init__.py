@@ -1,7 +1,8 @@
 """Passes over the graph, one file each, and the two orders in which they run.
 
 ``prepare`` turns the user's layers into layers that lower themselves, for concrete shapes; ``optimize`` makes the result
-cheaper without changing what it computes. Between the two, training appends its gradients.
+cheaper without changing what it computes. Between the two, training appends its gradients. The passes of plugins see the
+graph before normalization is folded and functions are fused, so both also reach what they make.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
 from cnnext.graph.passes.fuse_gates import fuse_gates
 from cnnext.graph.passes.nest_concats import nest_concats
+from cnnext.graph.passes.plugin_passes import plugin_passes
 from cnnext.graph.passes.sink_transposes import sink_transposes
 
 __all__ = ["optimize", "prepare"]
@@ -30,6 +32,12 @@ def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mappin
 def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
     graph = sink_transposes(graph)
+    if not graph.training:
+        graph = plugin_passes(graph, _fold_and_fuse)
+    return _fold_and_fuse(graph)
+
+
+def _fold_and_fuse(graph: Graph) -> Graph:
     if not graph.training:
         graph = fold_affine(fuse_gates(nest_concats(graph)))
     return fuse_epilogues(graph)

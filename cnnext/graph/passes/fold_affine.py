@@ -17,7 +17,9 @@ def fold_affine(graph: Graph) -> Graph:
             return None
         source = inputs[data[0]]
         producer = source.node
-        if producer is None or type(producer.layer).fold_affine is Layer.fold_affine or producer.epilogue is not None or len(producer.outputs) != 1:
+        if producer is None or type(producer.layer).fold_affine is Layer.fold_affine:
+            return None
+        if producer.epilogue is not None or len(producer.outputs) != 1:
             return None
         affine = node.layer.as_affine(g, node)
         if affine is None:

@@ -14,13 +14,14 @@ Array = np.ndarray
 TensorType = tuple[np.dtype, tuple[int, ...]]
 Types = Sequence[TensorType | None]
 Contents = Sequence[Array | None]
-Function = Callable[..., Any]  # (operator, *inputs) -> one array or a tuple of them; NotImplemented leaves it to onnx.reference
+# (operator, *inputs) -> one array or a tuple of them; NotImplemented leaves the case to the reference implementation.
+Function = Callable[..., Any]
 Rule = Callable[[Operator, Types, Contents], list[TensorType] | None]
 
-BOOL = np.dtype(np.bool_)
-INT64 = np.dtype(np.int64)
-UINT8 = np.dtype(np.uint8)
-FLOAT32 = np.dtype(np.float32)
+BOOL: np.dtype = np.dtype(np.bool_)
+INT64: np.dtype = np.dtype(np.int64)
+UINT8: np.dtype = np.dtype(np.uint8)
+FLOAT32: np.dtype = np.dtype(np.float32)
 
 
 def refuse(op: Operator, argument: str, rule: str, value: object, context: str = "") -> ValueError:

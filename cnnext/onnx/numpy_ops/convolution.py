@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,12 @@ from cnnext.onnx.numpy_ops.window import LARGEST, Window, auto_pad_of, pads_of, 
 from cnnext.onnx.operator import Operator
 
 Slices = tuple[slice, ...]
+
+
+def _last(*index: Any) -> Any:
+    """Index the last axes."""
+    return (..., *index)
+
 
 
 def _taps(wins: Sequence[Window]) -> Iterator[tuple[tuple[int, ...], Slices, Slices]]:
@@ -47,11 +54,11 @@ def convolve(op: Operator, x: Array, w: Array) -> Array:
     counts = tuple(window.count for window in wins)
     y = np.zeros((x.shape[0], group, wg.shape[1], *counts), x.dtype)
     for k, o, i in _taps(wins):
-        patch = xg[(..., *i)]
+        patch = xg[_last(*i)]
         rows = patch.reshape(*patch.shape[:3], -1)
-        weights = wg[(..., *k)]
+        weights = wg[_last(*k)]
         values = weights * rows if weights.shape[-1] == 1 else weights @ rows  # NumPy's matmul of width 1 is slow
-        y[(..., *o)] += values.reshape(*y.shape[:3], *patch.shape[3:])
+        y[_last(*o)] += values.reshape(*y.shape[:3], *patch.shape[3:])
     return y.reshape(x.shape[0], w.shape[0], *counts)
 
 
@@ -123,9 +130,9 @@ def _conv_transpose(op: Operator, x: Array, w: Array, b: Array | None = None) ->
     wg = w.astype(wide, copy=False).reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
     y = np.zeros((x.shape[0], group, wg.shape[1], *(window.size for window in wins)), wide)
     for k, i, o in _taps(wins):  # the windows are the source's elements
-        patch = xg[(..., *i)]
-        values = wg[(..., *k)] @ patch.reshape(*patch.shape[:3], -1)
-        y[(..., *o)] += values.reshape(*y.shape[:3], *patch.shape[3:])
+        patch = xg[_last(*i)]
+        values = wg[_last(*k)] @ patch.reshape(*patch.shape[:3], -1)
+        y[_last(*o)] += values.reshape(*y.shape[:3], *patch.shape[3:])
     return _bias(y.reshape(x.shape[0], -1, *y.shape[3:]), b).astype(x.dtype, copy=False)
 
 
@@ -154,7 +161,7 @@ def _col2im(op: Operator, x: Array, image: Array, block: Array) -> Array:
     columns = x.reshape(x.shape[0], -1, *(w.kernel for w in wins), *(w.count for w in wins))
     y = np.zeros((*columns.shape[:2], *(w.size for w in wins)), x.dtype)
     for k, o, i in _taps(wins):
-        y[(..., *i)] += columns[(slice(None), slice(None), *k, *o)]
+        y[_last(*i)] += columns[_last(*k, *o)]
     return y
 
 

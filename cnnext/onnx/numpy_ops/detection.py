@@ -93,25 +93,25 @@ def _linear_taps(at: Array, size: int) -> tuple[Array, Array]:
     return np.stack([low, high], -1).astype(np.intp), weights.astype(at.dtype)
 
 
-def _roi_chunk(x: Array, starts: Array, bins: Array, grid: tuple[int, int], bins_out: tuple[int, int], mode: str) -> Array:
-    """Pool RoIs of one image that share a sampling grid: x (C, H, W), starts and bins (R, 2) -> (C, R, OH, OW)."""
+def _roi_chunk(x: Array, starts: Array, bins: Array, grid: tuple[int, int], out: tuple[int, int], mode: str) -> Array:
+    """Pool RoIs of one image that share a sampling grid: x (H, W, C), starts and bins (R, 2) -> (R, OH, OW, C)."""
     places, weights = [], []
-    for axis in range(2):
-        out, samples = bins_out[axis], grid[axis]
+    for axis, (count, samples) in enumerate(zip(out, grid, strict=True)):
         inner = (np.arange(samples, dtype=starts.dtype) + starts.dtype.type(0.5)) / starts.dtype.type(samples)
-        steps = np.arange(out, dtype=starts.dtype)[:, None] + inner
-        at = starts[:, axis, None, None] + steps * bins[:, axis, None, None]
-        at, weight = _linear_taps(at, x.shape[1 + axis])
+        steps = np.arange(count, dtype=starts.dtype)[:, None] + inner
+        at, weight = _linear_taps(starts[:, axis, None, None] + steps * bins[:, axis, None, None], x.shape[axis])
         places.append(at.reshape(len(starts), -1))
-        weights.append(weight)
-    taken = x[:, places[0][:, :, None], places[1][:, None, :]]  # (C, R, OH * grid * 2, OW * grid * 2)
+        weights.append(weight.reshape(len(starts), count, 2 * samples))
     wy, wx = weights
-    taken = taken.reshape(x.shape[0], len(starts), *wy.shape[1:], *wx.shape[1:])
+    taken = x[places[0][:, :, None], places[1][:, None, :]]  # (R, OH * taps, OW * taps, C)
+    taken = taken.reshape(*wy.shape, -1)
     if mode == "avg":
-        return np.einsum("crabsdeu,rabs,rdeu->crad", taken, wy, wx, optimize=True) / (grid[0] * grid[1])
+        rows = wy[:, :, None] @ taken  # (R, OH, 1, OW * taps * C)
+        rows = rows.reshape(*wy.shape[:2], *wx.shape[1:], -1)
+        return (wx[:, None, :, None] @ rows)[..., 0, :] / (grid[0] * grid[1])
     # The greatest weighted neighbour of all samples, which is how the reference has it, not the greatest interpolation.
-    weighted = taken * wy[:, :, :, :, None, None, None] * wx[:, None, None, None]
-    return weighted.max((3, 4, 6, 7))
+    taken = taken.reshape(*wy.shape, *wx.shape[1:], -1)
+    return (taken * (wy[:, :, :, None, None] * wx[:, None, None])[..., None]).max((2, 4))
 
 
 def _roi_align(op: Operator, x: Array, rois: Array, batch_indices: Array) -> Array:
@@ -132,7 +132,7 @@ def _roi_align(op: Operator, x: Array, rois: Array, batch_indices: Array) -> Arr
         raise refuse(op, "rois", f"need at most {_LARGEST_GRID} samples along a bin", rois)
     if ((batch_indices < 0) | (batch_indices >= x.shape[0])).any():
         raise refuse(op, "batch_indices", f"lie in [0, {x.shape[0] - 1}]", batch_indices)
-    y = np.zeros(shape, wide)
+    y, images = np.zeros(shape, wide), np.ascontiguousarray(x.transpose(0, 2, 3, 1), wide)
     keys = np.stack([batch_indices.astype(np.int64), *grids.astype(np.int64).T], 1)
     for key in np.unique(keys, axis=0):
         n, gy, gx = (int(k) for k in key)
@@ -142,8 +142,8 @@ def _roi_align(op: Operator, x: Array, rois: Array, batch_indices: Array) -> Arr
         step = max(1, _CHUNK_ELEMENTS // max(1, 4 * x.shape[1] * out[0] * out[1] * gy * gx))
         for start in range(0, which.size, step):
             part = which[start:start + step]
-            pooled = _roi_chunk(x[n].astype(wide, copy=False), starts[part], bins[part], (gy, gx), out, mode)
-            y[part] = pooled.swapaxes(0, 1)
+            pooled = _roi_chunk(images[n], starts[part], bins[part], (gy, gx), out, mode)
+            y[part] = pooled.transpose(0, 3, 1, 2)
     return y.astype(x.dtype, copy=False)
 
 
@@ -167,8 +167,8 @@ def _max_roi_pool(op: Operator, x: Array, rois: Array) -> Array:
         for low, high, out, size in ((y0, y1, shape[2], x.shape[2]), (x0, x1, shape[3], x.shape[3])):
             first, last = _round(low * scale), _round(high * scale)
             step = max(last - first + 1, 1) / out
-            edges.append([slice(min(max(int(i * step // 1) + first, 0), size), min(max(ceil((i + 1) * step) + first, 0), size))
-                          for i in range(out)])
+            bounds = [(int(i * step // 1) + first, ceil((i + 1) * step) + first) for i in range(out)]
+            edges.append([slice(*np.clip(bound, 0, size)) for bound in bounds])
         for i, rows in enumerate(edges[0]):
             for j, columns in enumerate(edges[1]):
                 part = x[int(n), :, rows, columns]
@@ -189,5 +189,7 @@ def _max_roi_pool_rule(op: Operator, types: Types, contents: Contents) -> list[T
     return [(dtype, (rois[0], x[1], *out))]
 
 
-OPERATORS: dict[str, Function] = {"NonMaxSuppression": _non_max_suppression, "RoiAlign": _roi_align, "MaxRoiPool": _max_roi_pool}
+OPERATORS: dict[str, Function] = {
+    "NonMaxSuppression": _non_max_suppression, "RoiAlign": _roi_align, "MaxRoiPool": _max_roi_pool,
+}
 RULES: dict[str, Rule] = {"NonMaxSuppression": _unknown, "RoiAlign": _roi_align_rule, "MaxRoiPool": _max_roi_pool_rule}

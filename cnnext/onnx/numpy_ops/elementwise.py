@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from cnnext.errors import message
 from cnnext.onnx.numpy_ops.common import (
@@ -224,15 +224,14 @@ def target_dtype(op: Operator, name: str = "to") -> np.dtype:
         raise refuse(op, name, "be an ONNX data type", code) from e
 
 
-_TYPE_NAMES: dict[Any, int] = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8,
-                               "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13}
+_TYPE_NAMES: dict[Any, int] = dict(TensorProto.DataType.items())
 
 
 def convert(op: Operator, x: Array, to: np.dtype) -> Array:
     """Cast as the operator's attributes say: float8 saturates unless told otherwise."""
     if to == x.dtype or to in _PLAIN and x.dtype in _PLAIN:
         return x.astype(to)
-    if to == object:
+    if to.kind == "O":
         return x.astype(np.str_).astype(object)
     if to.name == "float8_e8m0fnu":
         wide, saturate = x.astype(np.float32), bool(op.attributes.get("saturate", 1))
@@ -260,8 +259,10 @@ def _cast_like_rule(op: Operator, types: Types, contents: Contents) -> list[Tens
 
 _ARITHMETIC: dict[str, Any] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide,
                                "BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}
-_COMPARISON: dict[str, Any] = {"Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less,
-                               "LessOrEqual": np.less_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}
+_COMPARISON: dict[str, Any] = {
+    "Equal": np.equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less,
+    "LessOrEqual": np.less_equal, "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor,
+}
 _VARIADIC: dict[str, Any] = {"Max": np.maximum, "Min": np.minimum, "Sum": np.add}
 _UNARY: dict[str, Any] = {
     "Abs": np.abs, "Neg": np.negative, "Exp": np.exp, "Log": np.log, "Sqrt": np.sqrt, "Floor": np.floor, "Ceil": np.ceil,
@@ -273,7 +274,8 @@ _UNARY: dict[str, Any] = {
 _WIDE: dict[str, Any] = {
     "Erf": lambda op, x: erf(x), "Gelu": _gelu, "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda op, x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "Sigmoid": lambda op, x: sigmoid(x), "Softplus": lambda op, x: softplus(x), "Softsign": lambda op, x: x / (1 + np.abs(x)),
+    "Sigmoid": lambda op, x: sigmoid(x), "Softplus": lambda op, x: softplus(x),
+    "Softsign": lambda op, x: x / (1 + np.abs(x)),
     "Mish": lambda op, x: x * np.tanh(softplus(x)), "LeakyRelu": _leaky_relu,
     "Swish": lambda op, x: x * sigmoid(op.attributes.get("alpha", 1.0) * x),
     "Elu": lambda op, x: _elu(x, op.attributes.get("alpha", 1.0)),

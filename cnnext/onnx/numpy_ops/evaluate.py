@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from cnnext.errors import message
 from cnnext.graph.memory import MAX_ELEMENTS
 from cnnext.onnx.numpy_ops import reference
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, refuse
+from cnnext.onnx.numpy_ops.common import Array, Contents, TensorType, Types, refuse
 from cnnext.onnx.numpy_ops.families import OPERATORS, RULES
 from cnnext.onnx.operator import Operator
 
 _DOMAINS = ("", "ai.onnx")
 
 
-def _own(op: Operator, table: dict) -> Function | Rule | None:
+def _own(op: Operator, table: dict[str, Any]) -> Any:
     return table.get(op.op_type if op.domain in _DOMAINS else op.title)
 
 
@@ -50,10 +51,11 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
     TypeError
         For dtypes and attribute types that the operator does not take.
     """
-    function = _own(op, OPERATORS)
     trimmed = _trim(inputs)
+    own = all(x is None or isinstance(x, np.ndarray) for x in trimmed)  # sequences are the reference's affair
+    function = _own(op, OPERATORS) if own else None
     try:
-        _check_size(op, _early_types(op, trimmed), max_elements)
+        _check_size(op, _early_types(op, trimmed) if own else None, max_elements)
         with np.errstate(all="ignore"):
             result = function(op, *trimmed) if function is not None else NotImplemented
             if result is NotImplemented:
@@ -62,13 +64,19 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
         raise TypeError(_complaint(op, trimmed, e)) from e
     except Exception as e:  # of any kind: the file decides what reaches NumPy
         raise ValueError(_complaint(op, trimmed, e)) from e
-    outputs: list[Array | None] = [None if y is None else np.asarray(y)
-                                   for y in (result if isinstance(result, (tuple, list)) else (result,))]
+    outputs = [_finished(y) for y in (result if isinstance(result, tuple) else (result,))]
     outputs = outputs[:len(op.wanted)] + [None] * (len(op.wanted) - len(outputs))
     for wanted, y in zip(op.wanted, outputs, strict=True):
         if wanted and y is None:
             raise refuse(op, "outputs", "be ones that the operator has", len(op.wanted))
     return outputs
+
+
+def _finished(y: Any) -> Any:
+    if y is None or isinstance(y, list):
+        return y
+    y = np.asarray(y)  # some functions give scalars
+    return y.astype(object) if y.dtype.kind in "US" else y
 
 
 def _trim(inputs: Sequence[Array | None]) -> list[Array | None]:
@@ -82,7 +90,8 @@ def _trim(inputs: Sequence[Array | None]) -> list[Array | None]:
 def _early_types(op: Operator, inputs: Sequence[Array | None]) -> list[TensorType] | None:
     """Dtypes and shapes of the outputs before they are computed, where an own rule tells."""
     rule = _own(op, RULES)
-    return rule(op, [None if x is None else (x.dtype, x.shape) for x in inputs], inputs) if rule is not None else None
+    types = rule(op, [None if x is None else (x.dtype, x.shape) for x in inputs], inputs) if rule is not None else None
+    return None if types is NotImplemented else types
 
 
 def _check_size(op: Operator, types: Sequence[TensorType] | None, max_elements: int) -> None:
@@ -95,9 +104,9 @@ def _complaint(op: Operator, inputs: Sequence[Array | None], error: Exception) -
     text = str(error)
     if text.startswith(op.title + ": "):
         return text
-    seen = ", ".join("none" if x is None else f"{x.dtype} {x.shape}" for x in inputs[:8])
-    return message(op.title, "inputs", "be what the operator takes", [None if x is None else x.shape for x in inputs],
-                   f"{seen}; {type(error).__name__}: {text[:300]}")
+    seen = [getattr(x, "shape", x) for x in inputs]
+    dtypes = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs[:8])
+    return message(op.title, "inputs", "be what the operator takes", seen, f"{dtypes}; {type(error).__name__}: {text[:300]}")
 
 
 def infer(op: Operator, inputs: Types, contents: Contents) -> list[TensorType] | None:

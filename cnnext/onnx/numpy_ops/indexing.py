@@ -129,7 +129,9 @@ def _slice(op: Operator, x: Array, *operands: Array | None) -> Array:
 def _slice_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType] | None:
     dtype, shape = typed(types, 0)
     slices = _slices(op, types, contents)
-    return slices and [(dtype, tuple(len(range(*s.indices(n))) for s, n in zip(slices, shape, strict=True)))]  # type: ignore[return-value]
+    if slices is None:
+        return None
+    return [(dtype, tuple(len(range(*s.indices(n))) for s, n in zip(slices, shape, strict=True)))]
 
 
 # Sets and ranks -----------------------------------------------------------------------------------------------------
@@ -220,7 +222,8 @@ def _top_k(op: Operator, x: Array, k_operand: Array | None = None) -> tuple[Arra
         best = np.asarray([_best(row, k, largest) for row in rows], np.int64).reshape(*last.shape[:-1], k)
     else:
         best = _ranked(last, largest)[..., :k]
-    return np.moveaxis(np.take_along_axis(last, best, -1), -1, axis), np.moveaxis(best, -1, axis).astype(np.int64, copy=False)
+    values = np.take_along_axis(last, best, -1)
+    return np.moveaxis(values, -1, axis), np.moveaxis(best, -1, axis).astype(np.int64, copy=False)
 
 
 def _top_k_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType] | None:

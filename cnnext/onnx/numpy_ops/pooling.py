@@ -1,7 +1,7 @@
 """Pooling in any number of spatial axes, one axis after the other.
 
-Maxima and sums over a box are maxima and sums over its rows, then over its columns: so each axis is one loop over the taps (or
-the windows, whichever are fewer) of slices, and nothing is padded.
+Maxima and sums over a box are maxima and sums over its rows, then over its columns: so each axis is one loop over slices,
+one for each tap or for each window, whichever are fewer, and nothing is padded.
 """
 
 from __future__ import annotations

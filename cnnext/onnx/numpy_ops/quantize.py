@@ -35,7 +35,7 @@ from cnnext.onnx.numpy_ops.pooling import OPERATORS as POOLING
 from cnnext.onnx.numpy_ops.pooling import RULES as POOLING_RULES
 from cnnext.onnx.operator import Operator
 
-INT32 = np.dtype(np.int32)
+INT32: np.dtype = np.dtype(np.int32)
 _SUB_BYTE = frozenset(np.dtype(t) for t in (ml_dtypes.int4, ml_dtypes.uint4,
                                             *(getattr(ml_dtypes, name) for name in ("int2", "uint2")
                                               if hasattr(ml_dtypes, name))))
@@ -91,7 +91,7 @@ def _quantized_dtype(op: Operator, zero_point: np.dtype | None) -> np.dtype:
     named = target_dtype(op, "output_dtype") if op.attributes.get("output_dtype") else None
     if named is not None and zero_point is not None and named != zero_point:
         raise TypeError(message(op.title, "output_dtype", "be that of the zero point", named))
-    return zero_point or named or UINT8
+    return zero_point if zero_point is not None else named if named is not None else UINT8
 
 
 def _quantize_linear(op: Operator, x: Array, scale: Array, zero_point: Array | None = None) -> Array:
@@ -104,7 +104,7 @@ def _quantize_linear(op: Operator, x: Array, scale: Array, zero_point: Array | N
 
 
 def _quantize_linear_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
-    zero_point = typed(types, 2)[0] if given(types, 2) else None
+    zero_point: np.dtype | None = typed(types, 2)[0] if given(types, 2) else None
     return [(_quantized_dtype(op, zero_point), typed(types, 0)[1])]
 
 
@@ -122,7 +122,8 @@ def _dequantize_linear_rule(op: Operator, types: Types, contents: Contents) -> l
 
 
 def _dynamic_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
-    return [(UINT8, typed(types, 0)[1]), (FLOAT32, ()), (UINT8, ())][:len(op.wanted)]
+    outputs: list[TensorType] = [(UINT8, typed(types, 0)[1]), (FLOAT32, ()), (UINT8, ())]
+    return outputs[:len(op.wanted)]
 
 
 # Products -----------------------------------------------------------------------------------------------------------
@@ -207,7 +208,8 @@ def _quantized_binary_rule(op: Operator, types: Types, contents: Contents) -> li
 
 
 def _quantized_unary(function: Any) -> Function:
-    def compute(op: Operator, x: Array, x_scale: Array, x_zero: Array | None, y_scale: Array, y_zero: Array | None = None) -> Array:
+    def compute(op: Operator, x: Array, x_scale: Array, x_zero: Array | None, y_scale: Array,
+                y_zero: Array | None = None) -> Array:
         return quantize(op, function(op, dequantize(x, x_scale, x_zero)), y_scale, y_zero, x.dtype)
     return compute
 
@@ -287,7 +289,8 @@ OPERATORS: dict[str, Function] = {
     **{f"com.microsoft::{name}": function for name, (function, _) in _MICROSOFT.items()},
 }
 RULES: dict[str, Rule] = {
-    "QuantizeLinear": _quantize_linear_rule, "DequantizeLinear": _dequantize_linear_rule, "DynamicQuantizeLinear": _dynamic_rule,
-    "MatMulInteger": _matmul_integer_rule, "ConvInteger": _conv_integer_rule, "QLinearMatMul": _qlinear_matmul_rule,
+    "QuantizeLinear": _quantize_linear_rule, "DequantizeLinear": _dequantize_linear_rule,
+    "DynamicQuantizeLinear": _dynamic_rule, "MatMulInteger": _matmul_integer_rule,
+    "ConvInteger": _conv_integer_rule, "QLinearMatMul": _qlinear_matmul_rule,
     "QLinearConv": _qlinear_conv_rule, **{f"com.microsoft::{name}": rule for name, (_, rule) in _MICROSOFT.items()},
 }

@@ -14,6 +14,7 @@ from cnnext.onnx.numpy_ops.elementwise import sigmoid, softplus
 from cnnext.onnx.operator import Operator
 
 Activation = Callable[[Array], Array]
+Shape = tuple[int, ...]
 
 # The function of (x, alpha, beta), and the defaults of the constants that it takes.
 _ACTIVATIONS: dict[str, tuple[Any, tuple[float, ...]]] = {
@@ -50,6 +51,10 @@ class _Cell:
         return self.functions[which](x)
 
 
+def _bound(function: Any, constants: Sequence[float]) -> Activation:
+    return lambda x: function(x, *constants)
+
+
 def _activations(op: Operator, defaults: Sequence[str], directions: int) -> list[list[Activation]]:
     names = op.attributes.get("activations") or list(defaults) * directions
     if len(names) != len(defaults) * directions or not all(isinstance(n, str) and n.lower() in _ACTIVATIONS for n in names):
@@ -60,7 +65,7 @@ def _activations(op: Operator, defaults: Sequence[str], directions: int) -> list
         function, constants = _ACTIVATIONS[name.lower()]
         # The lists hold the constants of those functions alone that take them.
         values = [next(given, default) for given, default in zip((alphas, betas), constants)]
-        made.append(lambda x, function=function, values=values: function(x, *values))
+        made.append(_bound(function, values))
     return [made[i:i + len(defaults)] for i in range(0, len(made), len(defaults))]
 
 
@@ -109,7 +114,7 @@ def _directions(op: Operator) -> list[bool]:
     return [False, True] if direction == "bidirectional" else [direction == "reverse"]
 
 
-def _shapes(op: Operator, x: tuple[int, ...], w: tuple[int, ...], r: tuple[int, ...], gates: int) -> tuple[int, int, int, int]:
+def _shapes(op: Operator, x: Shape, w: Shape, r: Shape, gates: int) -> tuple[int, int, int, int]:
     """Steps, batch, directions, hidden size; with the weights checked against them."""
     directions = len(_directions(op))
     if len(x) != 3 or len(w) != 3 or len(r) != 3:
@@ -146,10 +151,11 @@ def _recurrent(step: Any, gates: int, defaults: Sequence[str]) -> Function:
         results = []
         for d, backwards in enumerate(_directions(op)):
             input_bias, recurrent_bias = np.split(bias[d], 2)
-            cell = _Cell(source @ w[d].astype(wide, copy=False).T + input_bias, r[d].astype(wide, copy=False), recurrent_bias,
-                         hs[d], cs[d], peepholes[d], functions[d], op.attributes.get("clip"))
+            inputs = source @ w[d].astype(wide, copy=False).T + input_bias
+            cell = _Cell(inputs, r[d].astype(wide, copy=False), recurrent_bias, hs[d], cs[d], peepholes[d], functions[d],
+                         op.attributes.get("clip"))
             results.append(_scan(op, step, cell, ends, backwards))
-        y, y_h, y_c = np.stack([v[0] for v in results], 1), np.stack([v[1] for v in results]), np.stack([v[2] for v in results])
+        y, y_h, y_c = (np.stack(v, axis) for v, axis in zip(zip(*results, strict=True), (1, 0, 0), strict=True))
         if batch_first:
             y, y_h, y_c = y.transpose(2, 0, 1, 3), y_h.swapaxes(0, 1), y_c.swapaxes(0, 1)
         outputs = (y, y_h, y_c) if step is _lstm_step else (y, y_h)

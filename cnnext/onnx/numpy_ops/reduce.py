@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnext.onnx.numpy_ops.common import (
+    BOOL,
     INT64,
     Array,
     Contents,
@@ -17,7 +18,6 @@ from cnnext.onnx.numpy_ops.common import (
     Types,
     axes_of,
     axis_of,
-    given,
     operand,
     same,
     typed,
@@ -59,8 +59,12 @@ def _rule(op: Operator, types: Types, contents: Contents) -> list[TensorType] | 
     return [(dtype, tuple(1 if axis in axes else n for axis, n in enumerate(shape) if keep or axis not in axes))]
 
 
+def _fold(ufunc: Any, x: Array, axes: Axes, keep: bool, **options: Any) -> Array:
+    return ufunc.reduce(x, axes, keepdims=keep, **options)
+
+
 def _sum(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.add.reduce(x, axes, dtype=x.dtype, keepdims=keep)
+    return _fold(np.add, x, axes, keep, dtype=x.dtype)
 
 
 def _mean(x: Array, axes: Axes, keep: bool) -> Array:
@@ -68,25 +72,25 @@ def _mean(x: Array, axes: Axes, keep: bool) -> Array:
 
 
 def _prod(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.multiply.reduce(x, axes, dtype=x.dtype, keepdims=keep)
+    return _fold(np.multiply, x, axes, keep, dtype=x.dtype)
 
 
 def lowest(dtype: np.dtype) -> Any:
     """Give the neutral element of a maximum."""
-    return False if dtype == bool else np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
+    return False if dtype == BOOL else np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
 def highest(dtype: np.dtype) -> Any:
     """Give the neutral element of a minimum."""
-    return True if dtype == bool else np.iinfo(dtype).max if dtype.kind in "iu" else np.inf
+    return True if dtype == BOOL else np.iinfo(dtype).max if dtype.kind in "iu" else np.inf
 
 
 def _max(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.maximum.reduce(x, axes, keepdims=keep, initial=lowest(x.dtype))
+    return _fold(np.maximum, x, axes, keep, initial=lowest(x.dtype))
 
 
 def _min(x: Array, axes: Axes, keep: bool) -> Array:
-    return np.minimum.reduce(x, axes, keepdims=keep, initial=highest(x.dtype))
+    return _fold(np.minimum, x, axes, keep, initial=highest(x.dtype))
 
 
 def _l2(x: Array, axes: Axes, keep: bool) -> Array:

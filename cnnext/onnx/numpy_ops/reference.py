@@ -88,7 +88,8 @@ def _set_defaults(run: Any, made: Any, declared: Any) -> None:
 
 def evaluate(op: Operator, inputs: Sequence[Array | None]) -> Sequence[Any]:
     """Run the reference implementation."""
-    return evaluator(op, _presence(inputs)).run(*inputs)
+    run = evaluator(op, _presence(inputs))
+    return run.run(*inputs, context={} if run.need_context() else None)
 
 
 def is_supported(op: Operator) -> bool:
@@ -97,10 +98,11 @@ def is_supported(op: Operator) -> bool:
     if declared is None:
         return False
     try:
-        evaluator(op, (True,) * declared.min_input)
+        run = evaluator(op, (True,) * declared.min_input)
     except Exception:
         return False
-    return True
+    graphs = (a.g for a in run.onnx_node.attribute if a.type == onnx.AttributeProto.GRAPH)
+    return not any(run.implicit_inputs(graph) for graph in graphs)  # values from around the operator are not at hand
 
 
 def infer(op: Operator, types: Types, contents: Contents) -> list[TensorType] | None:
@@ -111,7 +113,8 @@ def infer(op: Operator, types: Types, contents: Contents) -> list[TensorType] | 
     made = node(op, _presence(types))
     known = {f"x{i}": helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(t[0]), t[1])
              for i, t in enumerate(types) if t is not None}
-    data = {f"x{i}": numpy_helper.from_array(c) for i, c in enumerate(contents) if c is not None and c.nbytes <= _CONTENT_BYTES}
+    data = {f"x{i}": numpy_helper.from_array(c) for i, c in enumerate(contents)
+            if c is not None and c.nbytes <= _CONTENT_BYTES}
     try:
         found = infer_node_outputs(declared, made, known, data,
                                    opset_imports=[helper.make_opsetid(op.domain, op.version)])
@@ -122,8 +125,8 @@ def infer(op: Operator, types: Types, contents: Contents) -> list[TensorType] | 
         one = found.get(name)
         if one is None or not one.HasField("tensor_type") or not one.tensor_type.HasField("shape"):
             return None
-        dims = one.tensor_type.shape.dim
+        dims, element = one.tensor_type.shape.dim, one.tensor_type.elem_type
         if not all(d.HasField("dim_value") for d in dims):
             return None
-        result.append((np.dtype(helper.tensor_dtype_to_np_dtype(one.tensor_type.elem_type)), tuple(d.dim_value for d in dims)))
+        result.append((np.dtype(helper.tensor_dtype_to_np_dtype(element)), tuple(d.dim_value for d in dims)))
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, floor, prod
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -48,17 +48,17 @@ class _Axis:
 
 
 def _coordinates(op: Operator, a: _Axis) -> Array:
-    """Where each element of the destination lies in the source."""
+    """Where each element of the destination lies in the source; products come first, so that halves are exact."""
     x = np.arange(a.target, dtype=np.float64)
     mode = op.attributes.get("coordinate_transformation_mode", "half_pixel" if op.version >= 11 else "asymmetric")
     if mode == "asymmetric":
         return x / a.scale
     if mode == "align_corners":
-        return x * ((a.size - 1) / (a.width - 1)) if a.width != 1 else np.zeros_like(x)
+        return x * (a.size - 1) / (a.width - 1) if a.width != 1 else np.zeros_like(x)
     if mode == "tf_crop_and_resize":
         if a.width == 1:
             return np.full_like(x, (a.start + a.end) * (a.size - 1) / 2)
-        return a.start * (a.size - 1) + x * ((a.end - a.start) * (a.size - 1) / (a.width - 1))
+        return x * (a.end - a.start) * (a.size - 1) / (a.width - 1) + a.start * (a.size - 1)
     half = (x + 0.5) / a.scale - 0.5
     if mode == "pytorch_half_pixel":
         return half if a.target > 1 else np.zeros_like(x)
@@ -158,7 +158,8 @@ def _by_scales(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], scal
     return result
 
 
-def _by_sizes(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], sizes: list[int], roi: list[float]) -> list[_Axis]:
+def _by_sizes(op: Operator, shape: tuple[int, ...], axes: tuple[int, ...], sizes: list[int],
+              roi: list[float]) -> list[_Axis]:
     if len(sizes) != len(axes) or min(sizes, default=0) < 0 or any(shape[axis] == 0 for axis in axes):
         raise refuse(op, "sizes", f"be {len(axes)} extents, of axes that are not empty", sizes, f"source shape {shape}")
     ratios = [n / shape[axis] for n, axis in zip(sizes, axes, strict=True)]
@@ -185,7 +186,7 @@ def _plan(op: Operator, types: Types, contents: Contents) -> list[_Axis] | None:
         if region is not None:  # the shape does not depend on it
             roi = [float(v) for v in region.tolist()]
     scales_at = 2 if new else 1
-    if given(types, scales_at) and prod(typed(types, scales_at)[1]):
+    if given(types, scales_at) and 0 not in typed(types, scales_at)[1]:
         scales = content(contents, scales_at)
         return None if scales is None else _by_scales(op, shape, axes, [float(s) for s in scales.ravel().tolist()], roi)
     if not given(types, 3):

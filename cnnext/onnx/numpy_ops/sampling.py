@@ -48,12 +48,12 @@ def _cubic_weights(fraction: Array) -> Array:
 def axis_taps(x: Array, size: int, mode: str, padding: str, low: float, high: float) -> Taps:
     """Indices and weights of one axis for the coordinates `x`; weights of 0 stand for what lies outside."""
     x = np.rint(x) if mode == "nearest" else x
-    if padding == "border":
-        x = np.clip(x, 0, size - 1)
-    elif padding == "reflection":
-        x = _reflect(x, low, high)
-    # Beyond the last tap there is nothing more to see; a NaN sees nothing either.
-    x = np.clip(np.where(np.isnan(x), -3, x), -3, size + 2)
+    if padding == "reflection":
+        x = np.where(np.isfinite(x), x, 0)
+        x = x if mode == "cubic" else _reflect(x, low, high)  # the cubic kernel's taps are reflected one by one
+    else:  # beyond the last tap there is nothing more to see; a NaN sees nothing either
+        margin = 0 if padding == "border" and mode != "cubic" else 3
+        x = np.clip(np.where(np.isnan(x), -3, x), -margin, size - 1 + margin)
     first = np.floor(x)
     if mode == "nearest":
         at, weights = first[:, None], np.ones((x.size, 1), x.dtype)
@@ -137,7 +137,8 @@ def _deform_shapes(op: Operator, x: tuple[int, ...], w: tuple[int, ...], offset:
     return counts[0], counts[1]
 
 
-def _deform_conv(op: Operator, x: Array, w: Array, offset: Array, b: Array | None = None, mask: Array | None = None) -> Array:
+def _deform_conv(op: Operator, x: Array, w: Array, offset: Array, b: Array | None = None,
+                 mask: Array | None = None) -> Array:
     counts = _deform_shapes(op, x.shape, w.shape, offset.shape)
     wide, og, group = wide_dtype(x.dtype), op.attributes.get("offset_group", 1), op.attributes.get("group", 1)
     wins = windows(op, x.shape[2:], w.shape[2:])

@@ -10,7 +10,6 @@ import numpy as np
 
 from cnnext.errors import message
 from cnnext.onnx.numpy_ops.common import (
-    FLOAT32,
     INT64,
     Array,
     Contents,
@@ -206,7 +205,9 @@ def _split_rule(op: Operator, types: Types, contents: Contents) -> list[TensorTy
     dtype, shape = typed(types, 0)
     axis = axis_of(op, op.attributes.get("axis", 0), len(shape))
     sizes = _split_sizes(op, types, contents, shape[axis])
-    return sizes and [(dtype, (*shape[:axis], size, *shape[axis + 1:])) for size in sizes[:len(op.wanted)]]  # type: ignore[return-value]
+    if sizes is None:
+        return None
+    return [(dtype, (*shape[:axis], size, *shape[axis + 1:])) for size in sizes[:len(op.wanted)]]
 
 
 # New elements -------------------------------------------------------------------------------------------------------

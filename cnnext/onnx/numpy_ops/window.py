@@ -35,7 +35,8 @@ class Window:
             low = max(0, -(start // self.stride))
             high = min(self.count, (self.size - 1 - start) // self.stride + 1)
             if low < high:
-                yield k, slice(low, high), slice(low * self.stride + start, (high - 1) * self.stride + start + 1, self.stride)
+                first, last = low * self.stride + start, (high - 1) * self.stride + start
+                yield k, slice(low, high), slice(first, last + 1, self.stride)
 
     def reads(self, o: int) -> slice:
         """Elements that window `o` reads."""

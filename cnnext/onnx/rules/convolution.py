@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cnnext.geometry import same_padding, window_extent
 from cnnext.graph.graph import Value
@@ -29,8 +30,8 @@ def conv(s: Site) -> Value | None:
     if pads is None:
         return None
     bias = s.value(2) if s.has(2) else None
-    options = dict(strides=strides, dilation=dilation, padding=pads, use_bias=bias is not None,
-                   data_format="channels_first", name=s.name)
+    options: dict[str, Any] = dict(strides=strides, dilation=dilation, padding=pads, use_bias=bias is not None,
+                                   data_format="channels_first", name=s.name)
     if groups == shape[1] > 1:
         multiplier = kernel[0] // groups
         by_channel = s.reshape(weights, (groups, multiplier, *window))

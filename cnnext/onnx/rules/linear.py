@@ -5,6 +5,7 @@ from __future__ import annotations
 from cnnext.graph.graph import Value
 from cnnext.layers.dense import Dense
 from cnnext.layers.elementwise import Add
+from cnnext.layers.matmul import MatMul
 from cnnext.onnx.rules.elementwise import scaled
 from cnnext.onnx.site import Site
 
@@ -31,8 +32,10 @@ def gemm(s: Site) -> Value | None:
 
 def matmul(s: Site) -> Value | None:
     a, b = s.value(0), s.value(1)
-    if len(b.shape) != 2 or len(a.shape) < 2:
+    if not a.shape or not b.shape:
         return None
+    if len(b.shape) != 2 or len(a.shape) < 2 or not b.is_persistent:
+        return s.apply(MatMul(name=s.name), a, b)
     if a.shape[-1] != b.shape[0]:
         raise s.error("B", f"have {a.shape[-1]} rows, the columns of A", b.shape)
     return s.apply(Dense(b.shape[1] or 0, use_bias=False, name=s.name), a, weights=b)

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from cnnext.graph.graph import Value
-from cnnext.layers.pooling import GlobalAvgPool2D
+from cnnext.layers.reduce import (
+    ReduceL1,
+    ReduceL2,
+    ReduceLogSumExp,
+    ReduceMax,
+    ReduceMean,
+    ReduceMin,
+    ReduceProd,
+    ReduceSum,
+    ReduceSumSquare,
+    Reduction,
+)
 from cnnext.onnx.site import Site
 from cnnext.onnx.support import Rule
 
 
-def reduce_mean(s: Site) -> Value | None:
-    shape = s.shape(0)
-    if len(shape) != 4 or s.axes(1, 4) not in ((2, 3), (3, 2)):
-        return None
-    y = s.apply(GlobalAvgPool2D(data_format="channels_first", name=s.name), s.value(0))
-    return s.reshape(y, (*shape[:2], 1, 1) if s.attribute("keepdims", 1) else shape[:2])
+def _reduce(kind: type[Reduction]) -> Rule:
+    def rule(s: Site) -> Value | None:
+        rank = len(s.shape(0))
+        axes = s.axes(1, rank)
+        if not axes:
+            if s.attribute("noop_with_empty_axes", 0):
+                return None
+            axes = tuple(range(rank))
+        return s.apply(kind(axes, bool(s.attribute("keepdims", 1)), name=s.name), s.value(0)) if rank else None
+
+    return rule
 
 
-RULES: dict[str, Rule] = {"ReduceMean": reduce_mean}
+RULES: dict[str, Rule] = {f"{kind.__name__}": _reduce(kind) for kind in (
+    ReduceMean, ReduceSum, ReduceMax, ReduceMin, ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSumExp, ReduceProd)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnnext.graph.graph import FLOAT32, Value
 from cnnext.layers.concat import Join
+from cnnext.layers.reduce import Repeat
 from cnnext.onnx.site import Site
 from cnnext.onnx.support import Rule
 
@@ -76,6 +77,18 @@ def concat(s: Site) -> Value | None:
     return values[0] if len(values) == 1 else s.apply(Join(axis, name=s.name), *values)
 
 
+def expand(s: Site) -> Value | None:
+    shape = s.shape(0)
+    given = tuple(int(n) for n in s.contents(1).reshape(-1))
+    if s.value(0).dtype != FLOAT32 or len(given) > 8 or 0 in (*shape, *given):
+        return None
+    try:
+        target = np.broadcast_shapes(shape, given)
+    except ValueError:
+        raise s.error("shape", "broadcast with that of the source", given) from None
+    return s.value(0) if target == shape else s.apply(Repeat(target, s.name), s.value(0))
+
+
 def identity(s: Site) -> Value:
     return s.value(0)
 
@@ -107,6 +120,7 @@ def cast(s: Site) -> Value | None:
 
 RULES: dict[str, Rule] = {
     "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze, "Unsqueeze": unsqueeze, "Transpose": transpose,
-    "Concat": concat, "Identity": identity, "Dropout": dropout, "Shape": shape_of, "Size": size, "Cast": cast,
+    "Concat": concat, "Expand": expand, "Identity": identity, "Dropout": dropout, "Shape": shape_of, "Size": size,
+    "Cast": cast,
 }
 ANY_TYPE = RULES.keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._resample import AxisMap, Resample, lower_resample
+from cnnext.layers._resample import AxisMap, Interpolation, Resample, lower_resample, resized_axis
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer
 
@@ -46,23 +46,6 @@ class Resize(Layer):
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""
-        axis = _nearest if self.mode == "nearest" else _bilinear
-        rows, cols = (axis(n or 0, out) for n, out in zip(shape[1:3], self.size, strict=True))
+        how = Interpolation("nearest" if self.mode == "nearest" else "linear", rounding="round_prefer_ceil")
+        rows, cols = (resized_axis(n or 0, out, how) for n, out in zip(shape[1:3], self.size, strict=True))
         return rows, cols
-
-
-def _nearest(size: int, out: int) -> AxisMap:
-    """Centre i of the result lies at (i + 1/2) size / out, inside the pixel of that whole number."""
-    return AxisMap(size, [[((2 * i + 1) * size // (2 * out), 1.0)] for i in range(out)])
-
-
-def _bilinear(size: int, out: int) -> AxisMap:
-    """Centre i of the result lies at (i + 1/2) size / out - 1/2 of the source, between two of its centres."""
-    terms = []
-    for i in range(out):
-        # in whole numbers of 1 / (2 out), so that a point on a centre is exactly that
-        point = min(max((2 * i + 1) * size - out, 0), (size - 1) * 2 * out)
-        index, rest = divmod(point, 2 * out)
-        right = rest / (2 * out)
-        terms.append([(index, 1.0 - right), (index + 1, right)] if rest else [(index, 1.0)])
-    return AxisMap(size, terms)

@@ -96,7 +96,8 @@ def _row_normalization(s: Site, kind: type[LayerNorm] | type[RMSNorm]) -> Value 
 
 def local_response_normalization(s: Site) -> Value | None:
     """LRN."""
-    bias, alpha, beta = (float(s.attribute(name, default)) for name, default in (("bias", 1), ("alpha", 1e-4), ("beta", 0.75)))
+    terms = (("bias", 1.0), ("alpha", 1e-4), ("beta", 0.75))
+    bias, alpha, beta = (float(s.attribute(name, default)) for name, default in terms)
     if len(s.shape(0)) < 2 or bias <= 0 or alpha < 0 or beta < 0:
         return None
     layer = LocalResponseNorm(int(s.attribute("size", 0)), alpha, beta, bias, data_format="channels_first", name=s.name)

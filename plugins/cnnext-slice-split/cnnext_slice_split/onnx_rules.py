@@ -31,7 +31,8 @@ def slice_(s: Site) -> Value | None:
         return None
     if all(part == (0, n) for part, n in zip(box, shape, strict=True)):
         return s.value(0)
-    return s.apply(Slice([first for first, _ in box[1:]], [last - first for first, last in box[1:]], name=s.name), s.value(0))
+    begin, size = [first for first, _ in box[1:]], [last - first for first, last in box[1:]]
+    return s.apply(Slice(begin, size, name=s.name), s.value(0))
 
 
 def _numbers(s: Site, i: int, name: str) -> list[int] | None:

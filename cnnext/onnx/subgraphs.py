@@ -1,0 +1,145 @@
+"""Control flow: graphs inside of operators, ``If`` and ``Loop``.
+
+A branch whose condition is known when the plan is made is written out like any other part of the graph. What the data
+decides is computed by NumPy, node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnnext.graph.graph import Value, constant
+from cnnext.graph.stages import ContentsNeeded, DataDependent, WaitsForData
+from cnnext.onnx.layer import OnnxOperator, evaluate_wanted
+from cnnext.onnx.operator import Operator
+from cnnext.onnx.site import Site
+
+MAX_ITERATIONS = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class InnerNode:
+    """A node of a subgraph; values are known by name, "" is an input that is left out."""
+
+    operator: Operator
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """A graph that is an attribute.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of str
+    nodes : tuple of InnerNode
+    constants : dict of str to ndarray
+    captured : tuple of str
+        What it reads of the graphs around it.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[InnerNode, ...]
+    constants: dict[str, np.ndarray]
+    captured: tuple[str, ...]
+
+    def written_out(self, s: Site, known: dict[str, Value]) -> list[Value]:
+        """The outputs as part of the site's graph, from the values that the subgraph reads."""
+        values = {**known, **{name: constant(array, name) for name, array in self.constants.items()}}
+        for node in self.nodes:
+            given = [values[name] if name else None for name in node.inputs]
+            layer = OnnxOperator(node.operator, ["*" if v is not None else "" for v in given],
+                                 [None for name in node.outputs if name], f"{s.name}/{node.name}")
+            made = Site.of(layer, s.g, [v for v in given if v is not None], {}).values()
+            values.update(zip([name for name in node.outputs if name], made, strict=True))
+        return [values[name] for name in self.outputs]
+
+    def evaluated(self, known: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs as NumPy computes them."""
+        arrays = {**known, **self.constants}
+        for node in self.nodes:
+            made = evaluate_node(node.operator, [arrays[name] if name else None for name in node.inputs], arrays)
+            arrays.update(zip([name for name in node.outputs if name], made, strict=True))
+        return [arrays[name] for name in self.outputs]
+
+
+def evaluate_node(op: Operator, inputs: Sequence[np.ndarray | None], around: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """An operator's named outputs; control flow reads ``around`` by name."""
+    if op.op_type == "If" and op.domain == "":
+        return _branch(op, inputs[0]).evaluated(around)
+    if op.op_type == "Loop" and op.domain == "":
+        return _loop(op, inputs, around)
+    return evaluate_wanted(op, inputs)
+
+
+def _branch(op: Operator, condition: np.ndarray | None) -> Subgraph:
+    if condition is None or condition.size != 1:
+        raise ValueError(f"If: the condition must be one value. Received {condition!r}.")
+    return op.attributes["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"]
+
+
+def _loop(op: Operator, inputs: Sequence[np.ndarray | None], around: dict[str, np.ndarray]) -> list[np.ndarray]:
+    body: Subgraph = op.attributes["body"]
+    trips, going, *carried = inputs
+    n = MAX_ITERATIONS if trips is None else int(trips.reshape(-1)[0])
+    if n > MAX_ITERATIONS:
+        raise ValueError(f"Loop: at most {MAX_ITERATIONS} iterations. Received {n}.")
+    goes_on = going is None or bool(going.reshape(-1)[0])
+    collected: list[list[np.ndarray]] = [[] for _ in range(len(body.outputs) - 1 - len(carried))]
+    i = 0
+    while i < n and goes_on:
+        state = [np.array(i, np.int64), np.array(goes_on), *carried]
+        condition, *results = body.evaluated({**around, **dict(zip(body.inputs, state, strict=True))})  # type: ignore[arg-type]
+        goes_on = bool(condition.reshape(-1)[0])
+        carried = list(results[: len(carried)])
+        for rows, row in zip(collected, results[len(carried) :], strict=True):
+            rows.append(row)
+        i += 1
+    if i == MAX_ITERATIONS and goes_on:
+        raise ValueError(f"Loop: does not end within {MAX_ITERATIONS} iterations.")
+    stacked = [np.stack(rows) if rows else np.empty((0,), np.float32) for rows in collected]
+    outputs = [*carried, *stacked]
+    return [np.asarray(a) for a, wanted in zip(outputs, op.wanted, strict=False) if wanted]
+
+
+# As rules. What the subgraphs capture are inputs of the node behind its own.
+
+
+def _captured_names(op: Operator) -> list[str]:
+    graphs = [a for a in op.attributes.values() if isinstance(a, Subgraph)]
+    return list(dict.fromkeys(name for graph in graphs for name in graph.captured))
+
+
+def if_(s: Site) -> list[Value]:
+    """If: the branch that a known condition names, written out; else, what the data decides."""
+    names = _captured_names(s.op)
+    if s.known(0) is not None:
+        try:
+            return _branch(s.op, s.known(0)).written_out(s, {name: s.value(1 + i) for i, name in enumerate(names)})
+        except WaitsForData:
+            raise _eager(s, 1, names) from None
+    raise ContentsNeeded([0])
+
+
+def loop(s: Site) -> list[Value]:
+    """Loop: computed when its inputs are there."""
+    names = _captured_names(s.op)
+    raise _eager(s, len(s.inputs) - len(names), names)
+
+
+def _eager(s: Site, n_own: int, names: Sequence[str]) -> DataDependent:
+    def evaluate(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        full = s.arrays(arrays)
+        around = {name: array for name, array in zip(names, full[n_own:], strict=True) if array is not None}
+        return evaluate_node(s.op, full[:n_own], around)
+
+    return DataDependent(evaluate)
+
+
+RULES = {"If": if_, "Loop": loop}
