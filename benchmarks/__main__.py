@@ -10,12 +10,13 @@ BENCHMARKS = {
     "plugins": "a native layer from outside beside the built-in one, import time with 50 plugins",
     "kernels": "convolutions beside the peak of the core",
     "inference": "LeNet-5, one image and 64, beside other engines where they are installed",
+    "real_models": "trained ONNX models on real inputs, cnnext beside ONNX Runtime",
     "networks": "each network of cnnext.models, and what batch normalization costs ResNet-18 in inference",
 }
 
 
 def main() -> None:
-    listing = "\n".join(f"  {name:10} {text}" for name, text in BENCHMARKS.items())
+    listing = "\n".join(f"  {name:11} {text}" for name, text in BENCHMARKS.items())
     parser = argparse.ArgumentParser(prog="python -m benchmarks", epilog=f"benchmarks:\n{listing}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; all by default")

@@ -299,11 +299,15 @@ def load_pass(plugin: Plugin) -> Callable[[Graph], Graph]:
 
 
 def provider(cls: type) -> Plugin | None:
-    """The plugin that a layer class belongs to: its own entry, or any of its package for a class without one."""
+    """The plugin that a layer class belongs to: its own entry, or any of its package for a class without one.
+
+    A package that brings a graph pass alone has layers as well, those that its pass puts into graphs.
+    """
     package = cls.__module__.partition(".")[0]
     if package == "cnnext":
         return None
-    mine = [p for p in scan().plugins if p.target.partition(":")[0].partition(".")[0] == package]
+    mine = [p for group in (GROUP, PASS_GROUP) for p in scan(group).plugins
+            if p.target.partition(":")[0].partition(".")[0] == package]
     exact = [p for p in mine if p.target == f"{cls.__module__}:{cls.__qualname__}"]
     named = [p for p in mine if p.name == getattr(cls, "type_name", "")]
     return next(iter((*exact, *named, *mine)), None)
@@ -330,7 +334,8 @@ def contained(layer: Layer, rule: str) -> Iterator[None]:
             raise
         text = str(error) if isinstance(error, PluginError) else (
             f"{layer.where}: its {rule} raised {type(error).__name__}: {error}")
-        raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins check {owner.name}") from error
+        look = f"check {owner.name}" if _TYPE_NAME.fullmatch(owner.name) else "doctor"
+        raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins {look}") from error
 
 
 # Scanning

@@ -23,6 +23,7 @@ LAYERS: dict[str, str] = {
         "flatten": "Flatten",
         "locally_connected2d": "LocallyConnected2D",
         "matmul": "MatMul",
+        "pad": "Pad",
         "permute": "Permute Transpose",
         "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
         "prelu": "PReLU",

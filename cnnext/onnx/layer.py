@@ -15,6 +15,7 @@ from cnnext.onnx.operator import Operator
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder
+    from cnnext.onnx.builder import OnnxBuilder
 
 Type = tuple[np.dtype, "tuple[int | None, ...] | None"]
 
@@ -81,12 +82,21 @@ class OnnxOperator(Layer):
         return cls(op, [str(slot) for slot in config["slots"]], types, name, [str(key) for key in config["state"]])
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
-        return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in (self.stored_weights or {}).items()}
+        stored = self.stored_weights or {}
+        return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in stored.items()}
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Sequence[Value]:
         from cnnext.onnx.site import Site
 
         return Site.of(self, g, x, weights).values()
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        op, data = self.operator, iter(node.inputs)
+        if not b.has_same(op):
+            raise ValueError(message(self.where, "opset", f"be {op.version}, in which the operator was read: it changed",
+                                     b.opset))
+        inputs = [b.get(next(data) if slot == "*" else node.weights[slot]) if slot else "" for slot in self.slots]
+        b.operator(node, op.op_type, inputs, op.attributes, op.domain, wanted=op.wanted)
 
 
 def _to_json(layer: OnnxOperator, key: str, value: Any) -> Any:

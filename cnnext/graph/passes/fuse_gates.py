@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import isclose
 
 from cnnext.graph.graph import Graph, Node, Value
+from cnnext.graph.passes.fuse_epilogues import function_of
 from cnnext.layers.layer import Layer
 
 Function = tuple[str, tuple[float, ...]]
@@ -35,7 +36,7 @@ def _fuse(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
 def _function(node: Node | None) -> Function | None:
     if node is None or node.epilogue is not None or len(node.inputs) != 1 or node.weights:
         return None
-    return node.layer.as_epilogue()
+    return function_of(node.layer)
 
 
 def _gated(factors: list[Value], scale: float, name: str) -> tuple[Layer, Value] | None:

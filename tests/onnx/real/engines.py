@@ -31,7 +31,8 @@ def open_onnxruntime(model: str | ModelProto, threads: int = 2) -> ort.Inference
 class Both:
     """A session of cnnext that holds every result to ONNX Runtime's, on the same input."""
 
-    def __init__(self, model: str | ModelProto):
+    def __init__(self, model: str | ModelProto, tolerance: float = TOLERANCE):
+        self.tolerance = tolerance
         self.cnnext, self.onnxruntime = open_cnnext(model), open_onnxruntime(model)
         self.runs = 0
 
@@ -44,7 +45,7 @@ class Both:
     def run(self, names: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The results of cnnext."""
         found, expected = self.cnnext.run(names, feed), self.onnxruntime.run(names, feed)
-        assert_close(found, expected)
+        assert_close(found, expected, self.tolerance)
         self.runs += 1
         return found
 

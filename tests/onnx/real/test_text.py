@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from cnnext.data.packaged import photo
-from cnnext.models.ppocr import TextReader
-from tests.onnx.real.engines import Both
+from cnnext.models.ppocr import TextReader, model_path
+from tests.onnx.real.engines import TOLERANCE, Both, open_cnnext
 
 PAGE = """Region-based segmentation
 Let us first determine markers of the coins and the
@@ -16,10 +16,18 @@ unambiguously as either object or background. Here,
 the markers are found at the two extreme parts of the
 histogram of grey values:"""
 
+# Where a step of the page is undecided (probabilities .44 and .55), the softmax of the recognition network shows rounding
+# enlarged: ONNX Runtime with and without its optimizations differs there from itself by 1.0e-4.
+UNDECIDED = 5e-4
+
+
+def open_both(path):
+    return Both(path, UNDECIDED if path == str(model_path("recognition")) else TOLERANCE)
+
 
 @pytest.fixture(scope="module")
 def reader():
-    return TextReader(Both)
+    return TextReader(open_both)
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +61,7 @@ def test_lines_lie_where_they_stand(reader, page):
     assert all(e[1, :, 1].mean() - e[0, :, 1].mean() > 10 for e in edges)
 
 
-def test_a_page_without_text(reader):
+def test_a_page_without_text():
+    """Its probabilities are all near 0, so there is no magnitude to compare them by."""
+    reader = TextReader(open_cnnext)
     assert reader.read(Image.new("RGB", (320, 200), "white")) == []
