@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, integers, refuse, typed
-from cnnext.onnx.numpy_ops.convolution import wide_dtype
+from cnnext.onnx.numpy_ops.common import (
+    Array,
+    Contents,
+    Function,
+    Rule,
+    TensorType,
+    Types,
+    integers,
+    refuse,
+    typed,
+    wide_dtype,
+)
 from cnnext.onnx.numpy_ops.reduce import lowest
 from cnnext.onnx.operator import Operator
 
