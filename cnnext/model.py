@@ -214,6 +214,29 @@ class Model:
 
         save(self, path)
 
+    def export_onnx(self, path: str | os.PathLike[str], opset: int | None = None) -> None:
+        """Write the inference form as an ONNX file, atomically; needs the package onnx (``cnnext[onnx]``).
+
+        Inputs and outputs keep names and shapes; the batch is the axis "N". ``cnnext.onnx.exporter.export`` returns the
+        ModelProto instead.
+
+        Parameters
+        ----------
+        path : path
+        opset : int, optional
+            Version of ONNX's operators, from 13 to 28; by default 17, or that of a model that was read from ONNX.
+
+        Raises
+        ------
+        ImportError
+            Without the package onnx.
+        ValueError
+            For another opset, and for layers that have no form in ONNX.
+        """
+        from cnnext.onnx.exporter import save
+
+        save(self, path, opset)
+
     def __getstate__(self) -> dict[str, Any]:
         from cnnext.serialization import to_bytes
 

@@ -36,7 +36,11 @@ FORMAT = 1
 
 _DOCUMENT_KEY = "cnnext"
 _METADATA_KEY = "__metadata__"
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8"), "F16": np.dtype("<f2"), "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "U16": np.dtype("<u2"), "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"), "BOOL": np.dtype("?"),
+}
 _MAX_NAME_BYTES = 4096
 _MAX_INT64 = 2**63 - 1
 
@@ -138,7 +142,7 @@ def load(
     Returns
     -------
     tensors : dict of str to numpy.ndarray
-        Writable float32 and int64 arrays, in the order of the file, which need not be the order given to `save`.
+        Writable arrays, in the order of the file, which need not be the order given to `save`.
     graph : dict
         The graph document, ``"format"`` included. Its meaning is not checked here.
 
@@ -189,7 +193,7 @@ def _checked_array(where: str, name: str, array: object) -> np.ndarray:
     for dtype in _DTYPES.values():
         if array.dtype == dtype.newbyteorder("=") or array.dtype == dtype.newbyteorder("S"):
             return np.asarray(array, dtype=dtype, order="C")  # not ascontiguousarray: it makes scalars 1-d
-    raise TypeError(message(where, "dtype", "be float32 or int64", array.dtype, f"tensor {name!r}"))
+    raise TypeError(message(where, "dtype", "be that of real numbers", array.dtype, f"tensor {name!r}"))
 
 
 def _document_text(where: str, graph: object) -> str:

@@ -64,6 +64,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         CNX_THRESHOLDED_RELU
         CNX_SWISH
         CNX_SHRINK
+        CNX_SCALED_HARD_SWISH
         CNX_UNARY_COUNT
 
     enum:
@@ -170,6 +171,11 @@ cdef extern from "cnnext_plugin.h" nogil:
                     int32_t nesterov) noexcept nogil
         void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, double beta1, double beta2,
                      float epsilon, float decay) noexcept nogil
+        void (*weighted_rows)(const int64_t *start, const int64_t *index, const float *weight, const float *src,
+                              int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t n,
+                              float value) noexcept nogil
+        void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
+                          int64_t cols) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

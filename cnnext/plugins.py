@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnext.errors import KernelError, PluginError, message, unknown
-from cnnext.layers import LAYERS
+from cnnext.layers import IMPORTED, LAYERS
 from cnnext.layers import layer_class as builtin_class
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def layer_class(type_name: str) -> Any:
         If no distribution that may be used provides it, several do, or its class cannot be had.
     """
     vendor, _, short = type_name.partition("@")[0].rpartition("/")
-    if vendor in ("", "cnnext") and short in LAYERS:
+    if vendor in ("", "cnnext") and (short in LAYERS or short in IMPORTED):
         found = builtin_class(short)
         if "@" in type_name and found.type_name != f"cnnext/{short}@{type_name.partition('@')[2]}":
             raise PluginError(f"layer {type_name!r} is of another version; this cnnext has {found.type_name!r}.")
@@ -299,11 +299,15 @@ def load_pass(plugin: Plugin) -> Callable[[Graph], Graph]:
 
 
 def provider(cls: type) -> Plugin | None:
-    """The plugin that a layer class belongs to: its own entry, or any of its package for a class without one."""
+    """The plugin that a layer class belongs to: its own entry, or any of its package for a class without one.
+
+    A package that brings a graph pass alone has layers as well, those that its pass puts into graphs.
+    """
     package = cls.__module__.partition(".")[0]
     if package == "cnnext":
         return None
-    mine = [p for p in scan().plugins if p.target.partition(":")[0].partition(".")[0] == package]
+    mine = [p for group in (GROUP, PASS_GROUP) for p in scan(group).plugins
+            if p.target.partition(":")[0].partition(".")[0] == package]
     exact = [p for p in mine if p.target == f"{cls.__module__}:{cls.__qualname__}"]
     named = [p for p in mine if p.name == getattr(cls, "type_name", "")]
     return next(iter((*exact, *named, *mine)), None)
@@ -330,7 +334,8 @@ def contained(layer: Layer, rule: str) -> Iterator[None]:
             raise
         text = str(error) if isinstance(error, PluginError) else (
             f"{layer.where}: its {rule} raised {type(error).__name__}: {error}")
-        raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins check {owner.name}") from error
+        look = f"check {owner.name}" if _TYPE_NAME.fullmatch(owner.name) else "doctor"
+        raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins {look}") from error
 
 
 # Scanning

@@ -10,12 +10,15 @@ import numpy as np
 
 from cnnext import modelfile
 from cnnext.errors import ModelFileError, PluginError, message
-from cnnext.graph.graph import FLOAT32, Shape, Value
+from cnnext.graph.graph import FLOAT32, Shape, Value, constant
+from cnnext.layers.attributes import as_int
 from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
 from cnnext.layers.missing import MissingLayer
 from cnnext.model import Model
 from cnnext.plugins import layer_class, provider
+
+_CONSTANTS = "$constants"   # owner of the tensors of the graph's constants; no layer may be called so
 
 
 def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -24,6 +27,9 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     layers = model.layers
     index = {layer: i for i, layer in enumerate(layers)}
     position: dict[Value, list[Any]] = {value: ["input", i] for i, value in enumerate(graph.inputs)}
+    constants = list(dict.fromkeys(
+        v for v in (*(v for node in graph.nodes for v in node.inputs), *graph.outputs) if v.data is not None))
+    position.update({value: ["constant", i] for i, value in enumerate(constants)})
     nodes = []
     for i, node in enumerate(graph.nodes):
         item: dict[str, Any] = {"layer": index[node.layer], "inputs": [position[v] for v in node.inputs]}
@@ -31,15 +37,27 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             item["shapes"] = [list(v.shape) for v in node.outputs]
         nodes.append(item)
         position.update({value: [i, j] for j, value in enumerate(node.outputs)})
-    document = {
+    document: dict[str, Any] = {
         "name": model.name,
-        "inputs": [{"name": v.name, "shape": list(v.shape[1:])} for v in graph.inputs],
+        "inputs": [_describe_input(v) for v in graph.inputs],
         "layers": [_describe_layer(x) for x in layers],
         "nodes": nodes,
         "outputs": [position[v] for v in graph.outputs],
     }
     tensors = {f"{layer.name}/{key}": p.data for layer in layers for key, p in layer.weights.items()}
+    if constants:
+        tensors.update({f"{_CONSTANTS}/{i}": np.asarray(v.data) for i, v in enumerate(constants)})
+    if not graph.shares_batch:
+        document["shares_batch"] = False
+    if model.metadata:
+        document["metadata"] = dict(model.metadata)
     return document, tensors
+
+
+def _describe_input(value: Value) -> dict[str, Any]:
+    if value.dtype == FLOAT32 and value.shape[:1] == (None,):
+        return {"name": value.name, "shape": list(value.shape[1:])}
+    return {"name": value.name, "extents": list(value.shape), "dtype": value.dtype.name}
 
 
 def _describe_layer(layer: Layer) -> dict[str, Any]:
@@ -115,14 +133,17 @@ def is_onnx(source: Any) -> bool:
 
 
 def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_threads: int | None) -> Model:
-    inputs = [Input(item["shape"], name=_text(item["name"])) for item in document["inputs"]]
+    inputs = [_input(item) for item in document["inputs"]]
     layers = [_layer(item) for item in document["layers"]]
+    constants = _take_constants(tensors)
     _hand_out_tensors(layers, tensors)
     made: list[list[Value]] = []
 
     def value(reference: Any) -> Value:
         origin, i = reference
         i = _index(i)
+        if origin == "constant":
+            return constants[i]
         return inputs[i] if origin == "input" else made[_index(origin)][i]
 
     for item in document["nodes"]:
@@ -132,7 +153,23 @@ def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_th
             layer.record([v.shape for v in sources], _shapes(layer, item.get("shapes")))
         outputs = layer(sources)
         made.append([outputs] if isinstance(outputs, Value) else list(outputs))
-    return Model(inputs, [value(r) for r in document["outputs"]], _text(document["name"]), num_threads)
+    model = Model(inputs, [value(r) for r in document["outputs"]], _text(document["name"]), num_threads)
+    model.graph.shares_batch = document.get("shares_batch", True) is not False
+    model.metadata = {_text(key): _text(text) for key, text in document.get("metadata", {}).items()}
+    return model
+
+
+def _input(item: Mapping[str, Any]) -> Value:
+    if "extents" not in item:
+        return Input(item["shape"], name=_text(item["name"]))
+    shape = tuple(None if n is None else as_int("input", "extents", n, minimum=0) for n in item["extents"])
+    return Value(shape, np.dtype(_text(item["dtype"])), _text(item["name"]))
+
+
+def _take_constants(tensors: dict[str, np.ndarray]) -> list[Value]:
+    """The graph's constants, taken out of the file's tensors."""
+    names = [name for name in tensors if name.rpartition("/")[0] == _CONSTANTS]
+    return [constant(tensors.pop(f"{_CONSTANTS}/{i}"), f"constant_{i}") for i in range(len(names))]
 
 
 def _hand_out_tensors(layers: list[Layer], tensors: dict[str, np.ndarray]) -> None:
@@ -160,8 +197,7 @@ def _layer(item: Mapping[str, Any]) -> Layer:
         if "/" not in type_name or type_name.startswith("cnnext/"):
             raise
         return MissingLayer(type_name, item["attributes"], item.get("plugin", {}), str(error), name)
-    attributes = {key: from_json(v) for key, v in item["attributes"].items()}
-    return cls(name=name, **attributes)
+    return cls.from_config({key: from_json(v) for key, v in item["attributes"].items()}, name)
 
 
 def _shapes(layer: MissingLayer, shapes: Any) -> list[Shape]:

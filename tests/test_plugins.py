@@ -212,6 +212,37 @@ FAULTS = {
 }
 
 
+def with_method(text: str) -> str:
+    return NUMPY_LAYER + "".join(f"    {line}\n" for line in text.splitlines())
+
+
+FAULTS |= {
+    "parameters of no kind": (with_method("def parameters(self, *shapes):\n    return {'scale': (3,)}"),
+                              "must return a ParameterSpec for each name"),
+    "an initializer from nowhere": (
+        with_method("def parameters(self, *shapes):\n    from cnnext.layers.layer import ParameterSpec\n"
+                    "    return {'scale': ParameterSpec((4,), 'nonsense')}"), "'nonsense'"),
+    "raises in its dtype rule": (with_method("def output_dtypes(self, *dtypes):\n    return dtypes.nonsense"),
+                                 "its output_dtypes raised AttributeError"),
+    "dtypes for other outputs": (with_method("def output_dtypes(self, *dtypes):\n    return [*dtypes, *dtypes]"),
+                                 "must return 1, one for each output"),
+    "raises in gradient": (with_method("def gradient(self, g, node, dy):\n    return 1 // 0"),
+                           "its gradient rule raised ZeroDivisionError"),
+    "gradient returns nothing": (with_method("def gradient(self, g, node, dy):\n    pass"),
+                                 "its gradient rule raised AttributeError"),
+    "gradients of more inputs": (
+        with_method("def gradient(self, g, node, dy):\n    from cnnext.layers.layer import Gradients\n"
+                    "    return Gradients([dy, dy])"), "return 1 gradients of inputs"),
+    "gradients of unknown weights": (
+        with_method("def gradient(self, g, node, dy):\n    from cnnext.layers.layer import Gradients\n"
+                    "    return Gradients([dy], {'scale': dy})"), "and of weights among"),
+    "a gradient of another shape": (
+        with_method("def gradient(self, g, node, dy):\n    from cnnext import Concat\n"
+                    "    from cnnext.layers.layer import Gradients\n    return Gradients([g.apply1(Concat(), dy, dy)])"),
+        r"`gradient` must return the shape of x0, \(2, 3, 4\)"),
+}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_layer_that_breaks_the_contract_is_named(site, fault):
     source, words = FAULTS[fault]
@@ -220,6 +251,21 @@ def test_a_layer_that_breaks_the_contract_is_named(site, fault):
         run_layer(cx.layer("acme/Double")(name="mine"), [X], [X])
     assert "'mine'" in str(error.value)
     assert error.match(OWNER)
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    ("def as_epilogue(self):\n    return 1 // 0", "its as_epilogue raised ZeroDivisionError"),
+    ("def as_epilogue(self):\n    return 'nonsense', ()", "unknown function 'nonsense'"),
+    ("def as_affine(self, g, node):\n    return 1 // 0", "its as_affine raised ZeroDivisionError"),
+    ("def as_affine(self, g, node):\n    return 3", "its as_affine raised TypeError"),
+    ("def view(self, node, src):\n    return src.nonsense", "its view raised AttributeError"),
+])
+def test_a_layer_that_cannot_be_fused_is_named(site, method, words):
+    install(site, with_method(method))
+    net = cx.Sequential([cx.Conv2D(2, 3), cx.layer("acme/Double")(name="mine"), cx.Softmax()], input_shape=(5, 5, 1))
+    with pytest.raises(cx.PluginError, match=words) as error:
+        net.predict(np.ones((1, 5, 5, 1), np.float32))
+    assert "'mine'" in str(error.value) and error.match(OWNER)
 
 
 def test_what_a_layer_says_of_its_arguments_passes_unchanged(site):

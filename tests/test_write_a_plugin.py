@@ -17,12 +17,15 @@ pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="not in a source tree"
 
 
 def test_the_programs_of_the_guide(capsys):
+    pytest.importorskip("onnx")
     names: dict = {"__name__": "guide"}
     programs = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(programs) == 7
+    assert len(programs) == 8
     for program in programs:
         exec(program, names)
-    assert "15 of 15 checks" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "15 of 15 checks" in printed
+    assert "['Transpose', 'Conv', 'Mul', 'Mul', 'Conv', 'Transpose']" in printed
     assert check_layer(names["ComposedGain"](3.0), [(2, 3, 4)], reference=lambda x, gain: 3 * gain * x).ok
     x = cx.Input((5, 6, 3))
     graph = prepare(cx.Model(x, cx.ReLU()(cx.MaxPool2D(2)(cx.Conv2D(4, 3)(x)))).graph, [(2, 5, 6, 3)], training=False)

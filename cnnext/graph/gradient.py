@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value, constant
 from cnnext.plugins import contained
+
+if TYPE_CHECKING:
+    from cnnext.layers.layer import Gradients
 
 
 def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
@@ -40,14 +45,26 @@ def add_gradients(graph: Graph, outputs: Sequence[Value], wrt: Iterable[Value],
         if node not in needed or all(d is None for d in diff_dst):
             continue
         with contained(node.layer, "gradient rule"):
-            gradients = node.layer.gradient(graph, node, *diff_dst)
-        targets = [*zip(node.inputs, gradients.inputs, strict=True)]
-        targets += [(node.weights[key], diff) for key, diff in (gradients.weights or {}).items()]
-        for value, partial in targets:
+            pairs = _pairs(node, node.layer.gradient(graph, node, *diff_dst))
+        for value, partial in pairs:
             if partial is not None:
                 diffs.setdefault(value, []).append(partial)
     totals = {value: _total(graph, diffs, value) for value in wrt}
     return {value: total for value, total in totals.items() if total is not None}
+
+
+def _pairs(node: Node, gradients: Gradients) -> list[tuple[Value, Value | None]]:
+    """The node's inputs and weights with their gradients, as the layer's rule gave them."""
+    inputs, weights = list(gradients.inputs), dict(gradients.weights or {})
+    if len(inputs) != len(node.inputs) or not weights.keys() <= node.weights.keys():
+        rule = f"return {len(node.inputs)} gradients of inputs, and of weights among {list(node.weights)}"
+        raise PluginError(message(node.layer.where, "gradient", rule, (len(inputs), list(weights))))
+    pairs = [*zip(node.inputs, inputs, strict=True), *((node.weights[key], diff) for key, diff in weights.items())]
+    for value, diff in pairs:
+        if diff is not None and diff.shape != value.shape:
+            raise PluginError(message(node.layer.where, "gradient", f"return the shape of {value.name}, {value.shape}",
+                                      diff.shape))
+    return pairs
 
 
 def _depending_on(nodes: Sequence[Node], wrt: Iterable[Value]) -> set[Node]:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnext.errors import PluginError, message
+from cnnext.plugins import contained
+
 if TYPE_CHECKING:
     from cnnext.graph.stages import Rest
     from cnnext.layers.layer import Layer
@@ -182,7 +185,11 @@ class Graph:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""
         node = Node(layer, inputs, weights or {}, name or layer.name)
         shapes = layer.infer_shapes(*(v.shape for v in inputs))
-        dtypes = layer.output_dtypes(*(v.dtype for v in inputs))
+        with contained(layer, "output_dtypes"):
+            dtypes = layer.output_dtypes(*(v.dtype for v in inputs))
+            if len(dtypes) != len(shapes):
+                rule = f"return {len(shapes)}, one for each output"
+                raise PluginError(message(layer.where, "output_dtypes", rule, list(map(str, dtypes))))
         suffixes = [""] if len(shapes) == 1 else [f":{i}" for i in range(len(shapes))]
         node.outputs = [
             Value(s, d, node.name + suffix, node) for s, d, suffix in zip(shapes, dtypes, suffixes, strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value
 from cnnext.layers.layer import Layer
+from cnnext.plugins import contained
 
 ALIGN_BYTES = 64
 MAX_ELEMENTS = 2**38  # 1 TiB of float32: a shape beyond that is a mistake, and offsets stay far from overflow
@@ -178,12 +179,15 @@ class Layout:
         if value in self._placed:
             node, index = self._placed[value]
             dst = self.view(node.output)
-            views = node.layer.place(node, dst)
+            with contained(node.layer, "place"):
+                views = node.layer.place(node, dst)
             if views is not None:
                 dst.storage.shared = True
                 return views[index]
         if _views_inputs(value.node):
-            view = value.node.layer.view(value.node, self.view(value.node.inputs[0]))
+            src = self.view(value.node.inputs[0])
+            with contained(value.node.layer, "view"):
+                view = value.node.layer.view(value.node, src)
             if isinstance(view, View):
                 return view
             if view is not None:

@@ -81,7 +81,8 @@ enum {
     OP(CELU, celu, y)                  /* p: alpha > 0 */         \
     OP(THRESHOLDED_RELU, thresholded_relu, x) /* p: threshold */  \
     OP(SWISH, swish, x)                /* p: beta */              \
-    OP(SHRINK, shrink, x)              /* p: limit, bias */
+    OP(SHRINK, shrink, x)              /* p: limit, bias */       \
+    OP(SCALED_HARD_SWISH, scaled_hard_swish, x) /* p: scale, shift */
 
 enum {
 #define CNX_UNARY_ENUM(NAME, name, saved) CNX_##NAME,
@@ -225,6 +226,13 @@ typedef struct cnx_simd {
      * multiplied by the plain rate) is decoupled from the moments: w -= decay * w (Loshchilov & Hutter 2019). */
     void (*adam)(float *w, float *m, float *v, const float *dw, int64_t n, float rate, double beta1, double beta2,
                  float epsilon, float decay);
+
+    /* Row i of dst, n floats, = sum of weight[t] * row index[t] of src over the terms t of start[i] to start[i + 1]; `value`
+     * where there is none. */
+    void (*weighted_rows)(const int64_t *start, const int64_t *index, const float *weight, const float *src,
+                          int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t n, float value);
+    /* dst[r * dst_step + c] = src[c * src_step + r] */
+    void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

@@ -23,6 +23,7 @@ LAYERS: dict[str, str] = {
         "flatten": "Flatten",
         "locally_connected2d": "LocallyConnected2D",
         "matmul": "MatMul",
+        "pad": "Pad",
         "permute": "Permute Transpose",
         "pooling": "AvgPool2D GlobalAvgPool2D GlobalMaxPool2D LpPool2D MaxPool2D",
         "prelu": "PReLU",
@@ -38,6 +39,10 @@ LAYERS: dict[str, str] = {
 }
 
 
+# What only models from elsewhere have: a name of model files, none of ``cnnext``.
+IMPORTED: dict[str, str] = {"OnnxOperator": "cnnext.onnx.layer"}
+
+
 def layer_class(name: str) -> Any:
     """A built-in layer's class by its short name."""
-    return getattr(import_module(f"cnnext.layers.{LAYERS[name]}"), name)
+    return getattr(import_module(IMPORTED.get(name) or f"cnnext.layers.{LAYERS[name]}"), name)

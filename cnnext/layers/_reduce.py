@@ -33,7 +33,7 @@ def lower_reduction(b: PlanBuilder, src: View, dst: View, op: str = "add", *, be
     whole = result.strides[last] == 0 and source.shape[last] != 1
     rows, per_row, width = prod(source.shape[a] for a in kept), prod(source.shape[a] for a in reduced), source.shape[last]
     chunk = min(width, CHUNK)
-    while not whole and chunk > 32 and rows * ceil(width / chunk) < TILES_WANTED and per_row * width > TILE_ELEMENTS:
+    while not whole and chunk > 64 and rows * ceil(width / chunk) < TILES_WANTED and per_row * width > TILE_ELEMENTS:
         chunk = ceil(chunk / 2)
     rows_per_tile = max(1, TILE_ELEMENTS // max(per_row * (width if whole else chunk), 1))
     columns = 1 if whole else width

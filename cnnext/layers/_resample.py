@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import TILE_ELEMENTS
 from cnnext.layers.layer import Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 Term = tuple[int, float]
 
@@ -39,6 +43,14 @@ class AxisMap:
             for index, weight in terms:
                 back[index].append((i, weight))
         return AxisMap(len(self.terms), back)
+
+    def matrix(self) -> np.ndarray:
+        """The map as a matrix of a row for each element of the result."""
+        full = np.zeros((len(self.terms), self.source), np.float32)
+        for row, terms in zip(full, self.terms, strict=True):
+            for index, weight in terms:
+                row[index] += weight
+        return full
 
     def tables(self, b: PlanBuilder) -> list[View]:
         """The start of each list, all indices, all weights."""
@@ -165,6 +177,26 @@ def _merged(at: np.ndarray, weights: np.ndarray) -> list[Term]:
 def resized_extent(size: int, scale: float) -> int:
     """The extent that a scale gives, in single precision as everyone computes it: 10 * 1.9 is 19."""
     return floor(float(np.float32(size) * np.float32(scale)))
+
+
+def export_resample(b: OnnxBuilder, node: Node, rows: AxisMap, cols: AxisMap, value: float = 0.0) -> None:
+    """Append the ONNX nodes of ``lower_resample``: the elements themselves, or products with the maps as matrices."""
+    (src,) = node.inputs
+    if all(len(terms) == 1 and terms[0][1] == 1 for terms in (*rows.terms, *cols.terms)):
+        order = b.layout(src)
+        taller, wider = (b.constant(np.array([terms[0][0] for terms in axis.terms], np.int64), "pixels")
+                         for axis in (rows, cols))
+        taller = b.op("Gather", b.get(src, order), taller, axis=order.index(1))
+        b.result(node.output, "Gather", [taller, wider], order, axis=order.index(2))
+        return
+    left, right = rows.matrix(), cols.matrix().T
+    taller = b.op("MatMul", b.constant(left, "rows"), b.get_first(src))
+    empty = np.logical_or.outer(*([not terms for terms in axis.terms] for axis in (rows, cols)))
+    if value and empty.any():
+        filled = b.constant(np.where(empty, np.float32(value), np.float32(0)), "filled")
+        b.result_first(node.output, "Add", [b.op("MatMul", taller, b.constant(right, "columns")), filled])
+    else:
+        b.result_first(node.output, "MatMul", [taller, b.constant(right, "columns")])
 
 
 def check_image(layer: Layer, shape: Shape) -> None:

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from cnnext.geometry import PaddingPairs, window_extent
+from cnnext.graph.graph import Shape
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._taps import TILES_WANTED, Pair, Tap, Window2D
@@ -68,6 +69,22 @@ def image_blocks(shape: Sequence[int], n_taps: int) -> Pair:
     work = n * oh * ow * c * n_taps
     blocks = max(1, min(ceil(TILES_WANTED / max(n, 1)), work // MIN_TILE_TAPS, ceil(c / MIN_CHANNELS)))
     return max(oh, 1), max(1, ceil(c / blocks / MIN_CHANNELS)) * MIN_CHANNELS
+
+
+def onnx_window(window: Window2D, src: Shape | None = None, padding: str | PaddingPairs = "valid") -> dict[str, Any]:
+    """The window as attributes of ONNX's convolutions and pools, for a source of one or two dimensions.
+
+    "same" depends on the source's size where the window moves by more than a pixel: if ``src`` leaves that open, the runtime
+    resolves it, by the same rule.
+    """
+    first = 0 if src is None else 4 - len(src)
+    strides, pads = window.strides[first:], window.padding[first:]
+    found: dict[str, Any] = dict(kernel_shape=window.kernel[first:], strides=strides)
+    if window.dilation != (1, 1):   # not an attribute of all of them in all versions
+        found["dilations"] = window.dilation[first:]
+    if padding == "same" and src is not None and None in src[1:-1] and max(strides) > 1:
+        return dict(found, auto_pad="SAME_UPPER")
+    return dict(found, pads=[pad[0] for pad in pads] + [pad[1] for pad in pads])
 
 
 def receptive_window(window: Pair, strides: Pair, dilation: Pair, padding: str | PaddingPairs) -> Window:

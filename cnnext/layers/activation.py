@@ -7,8 +7,8 @@ is shared. The functions that look at a whole row (`Softmax`) or have weights (`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
-from typing import ClassVar
+from math import inf, pi, sqrt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from cnnext.layers._rows import row_step
 from cnnext.layers.attributes import boolean, number
 from cnnext.layers.layer import Gradients, Layer
 from cnnext.layers.softmax import LogSoftmax, Softmax
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 Function = tuple[str, tuple[float, ...]]
 
@@ -35,6 +38,8 @@ class Activation(Layer):
     """
 
     function: ClassVar[tuple[str, tuple[float | str, ...]]]
+    onnx_op: ClassVar[str] = ""
+    onnx_attributes: ClassVar[dict[str, str]] = {}
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
@@ -50,6 +55,19 @@ class Activation(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         lower_unary(b, node, self.as_epilogue())
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        op_type, inputs, attributes = self.onnx_call(b, b.get(src, order))
+        b.result(node.output, op_type, inputs, order, **attributes)
+
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        """The operator that makes the result of the tensor ``x``, its inputs and attributes; others before it are appended.
+
+        Without this rule: the operator named ``onnx_op``, with ``onnx_attributes`` of it by the names of the layer's.
+        """
+        return self.onnx_op, [x], {theirs: getattr(self, ours) for theirs, ours in self.onnx_attributes.items()}
 
 
 class UnaryBackward(Layer):
@@ -93,6 +111,7 @@ class ReLU(Activation):
 
     type_name = "cnnext/ReLU@1"
     function = ("clip", (0.0, inf))
+    onnx_op = "Relu"
 
 
 class ReLU6(Activation):
@@ -100,6 +119,9 @@ class ReLU6(Activation):
 
     type_name = "cnnext/ReLU6@1"
     function = ("clip", (0.0, 6.0))
+
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        return "Clip", [x, b.scalar(0.0), b.scalar(6.0)], {}
 
 
 class Clip(Activation):
@@ -124,6 +146,10 @@ class Clip(Activation):
     def is_identity(self, training: bool) -> bool:
         return self.as_epilogue()[1] == (-inf, inf)
 
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        bounds = ["" if abs(bound) == inf else b.scalar(bound) for bound in (self.minimum, self.maximum)]
+        return "Clip", [x, *bounds], {}
+
 
 class LeakyReLU(Activation):
     """``x`` where it is positive, else ``negative_slope * x`` (Maas et al. 2013).
@@ -136,6 +162,8 @@ class LeakyReLU(Activation):
 
     type_name = "cnnext/LeakyReLU@1"
     function = ("leaky_relu", ("negative_slope",))
+    onnx_op = "LeakyRelu"
+    onnx_attributes = {"alpha": "negative_slope"}
 
     negative_slope: float = number(0.01)
 
@@ -157,6 +185,8 @@ class ELU(Activation):
 
     type_name = "cnnext/ELU@1"
     function = ("elu", ("alpha",))
+    onnx_op = "Elu"
+    onnx_attributes = {"alpha": "alpha"}
 
     alpha: float = number(1.0)
 
@@ -177,6 +207,8 @@ class CELU(Activation):
 
     type_name = "cnnext/CELU@1"
     function = ("celu", ("alpha",))
+    onnx_op = "Celu"
+    onnx_attributes = {"alpha": "alpha"}
 
     alpha: float = number(1.0, above=0)
 
@@ -186,6 +218,7 @@ class SELU(Activation):
 
     type_name = "cnnext/SELU@1"
     function = ("selu", ())
+    onnx_op = "Selu"
 
 
 class GELU(Activation):
@@ -205,12 +238,23 @@ class GELU(Activation):
     def as_epilogue(self) -> Function:
         return ("gelu_tanh", ()) if self.approximate else super().as_epilogue()
 
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        if b.opset >= 20:
+            return "Gelu", [x], {"approximate": "tanh" if self.approximate else "none"}
+        if self.approximate:
+            cube = b.op("Mul", b.op("Pow", x, b.scalar(3.0)), b.scalar(0.044715))
+            share = b.op("Tanh", b.op("Mul", b.op("Add", x, cube), b.scalar(sqrt(2 / pi))))
+        else:
+            share = b.op("Erf", b.op("Mul", x, b.scalar(sqrt(0.5))))
+        return "Mul", [b.op("Mul", x, b.scalar(0.5)), b.op("Add", share, b.scalar(1.0))], {}
+
 
 class Sigmoid(Activation):
     """``1 / (1 + exp(-x))``."""
 
     type_name = "cnnext/Sigmoid@1"
     function = ("sigmoid", ())
+    onnx_op = "Sigmoid"
 
 
 class HardSigmoid(Activation):
@@ -224,6 +268,8 @@ class HardSigmoid(Activation):
 
     type_name = "cnnext/HardSigmoid@1"
     function = ("hard_sigmoid", ("slope", "offset"))
+    onnx_op = "HardSigmoid"
+    onnx_attributes = {"alpha": "slope", "beta": "offset"}
 
     slope: float = number(1 / 6)
     offset: float = number(0.5)
@@ -234,6 +280,7 @@ class Tanh(Activation):
 
     type_name = "cnnext/Tanh@1"
     function = ("tanh", ())
+    onnx_op = "Tanh"
 
 
 class SiLU(Activation):
@@ -252,12 +299,36 @@ class SiLU(Activation):
     def as_epilogue(self) -> Function:
         return super().as_epilogue() if self.beta == 1 else ("swish", (self.beta,))
 
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        scaled = x if self.beta == 1 else b.op("Mul", x, b.scalar(self.beta))
+        return "Mul", [x, b.op("Sigmoid", scaled)], {}
+
 
 class HardSwish(Activation):
-    """``x * min(max(x/6 + 1/2, 0), 1)`` (Howard et al. 2019, MobileNetV3)."""
+    """``scale * x * min(max(x/6 + 1/2, 0), 1) + shift`` (Howard et al. 2019, MobileNetV3).
+
+    Parameters
+    ----------
+    scale, shift : float
+        1 and 0 in the paper; mobile networks for text learn them.
+    """
 
     type_name = "cnnext/HardSwish@1"
-    function = ("hard_swish", ())
+    function = ("scaled_hard_swish", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
+
+    def as_epilogue(self) -> Function:
+        return ("hard_swish", ()) if (self.scale, self.shift) == (1.0, 0.0) else super().as_epilogue()
+
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        if (self.scale, self.shift) != (1.0, 0.0):
+            gated = b.op("Mul", x, b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+            return "Add", [b.op("Mul", gated, b.scalar(self.scale)), b.scalar(self.shift)], {}
+        if b.opset >= 14:
+            return "HardSwish", [x], {}
+        return "Mul", [x, b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)], {}
 
 
 class Mish(Activation):
@@ -266,12 +337,18 @@ class Mish(Activation):
     type_name = "cnnext/Mish@1"
     function = ("mish", ())
 
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        if b.opset >= 18:
+            return "Mish", [x], {}
+        return "Mul", [x, b.op("Tanh", b.op("Softplus", x))], {}
+
 
 class Softplus(Activation):
     """``log(1 + exp(x))``."""
 
     type_name = "cnnext/Softplus@1"
     function = ("softplus", ())
+    onnx_op = "Softplus"
 
 
 class Softsign(Activation):
@@ -279,6 +356,7 @@ class Softsign(Activation):
 
     type_name = "cnnext/Softsign@1"
     function = ("softsign", ())
+    onnx_op = "Softsign"
 
 
 class Affine(Activation):
@@ -293,6 +371,9 @@ class Affine(Activation):
 
     scale: float = number(1.0)
     shift: float = number(0.0)
+
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        return "Add", [b.op("Mul", x, b.scalar(self.scale)), b.scalar(self.shift)], {}
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         channels = node.output.shape[-1:]
@@ -312,6 +393,8 @@ class ThresholdedReLU(Activation):
 
     type_name = "cnnext/ThresholdedReLU@1"
     function = ("thresholded_relu", ("threshold",))
+    onnx_op = "ThresholdedRelu"
+    onnx_attributes = {"alpha": "threshold"}
 
     threshold: float = number(1.0)
 
@@ -326,6 +409,8 @@ class Shrink(Activation):
 
     type_name = "cnnext/Shrink@1"
     function = ("shrink", ("limit", "bias"))
+    onnx_op = "Shrink"
+    onnx_attributes = {"lambd": "limit", "bias": "bias"}
 
     limit: float = number(0.5)
     bias: float = number(0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.attributes import integer
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Concat(Layer):
@@ -83,6 +86,11 @@ class Concat(Layer):
             if b.view(x) != target:
                 copy_view(b, b.view(x), target, why="concat")
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order = b.layout(*node.inputs)
+        b.result(node.output, "Concat", [b.get(v, order) for v in node.inputs], order,
+                 axis=order.index(self.axis % len(order)))
+
 
 class Join(Concat):
     """A concatenation along any axis, the first one included."""
@@ -113,3 +121,9 @@ class Narrow(Layer):
         src, dst = self.view(node, b.view(node.inputs[0])), b.view(node.output)
         if src != dst:
             copy_view(b, src, dst)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        ranges = {order.index(self.axis): (self.start, self.start + self.extent)}
+        b.result(node.output, *b.slice(b.get(src, order), ranges), order)

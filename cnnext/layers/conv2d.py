@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnext.geometry import PaddingPairs, axis_output_size, resolve_padding, window_extent
 from cnnext.graph.graph import Graph, Node, Shape, Value
@@ -11,8 +11,12 @@ from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
+from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Convolution(Layer):
@@ -90,6 +94,14 @@ class Convolution(Layer):
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
         lower_convolution(b, image_view(src), weights_view(b.view(node.weights["weights"])), bias,
                           image_view(b.view(node.output)), self.geometry(src.shape), no_epilogue(node))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        window = self.geometry(src.shape)
+        *kernel, channels, filters = range(self.rank + 2)
+        weights = b.weight(node.weights["weights"], (filters, channels, *kernel), flip=kernel if self.flip_kernel else ())
+        b.result_first(node.output, "Conv", [b.get_first(src), weights, *b.weights_of(node, "bias")], group=self.groups,
+                       **onnx_window(window, src.shape, self.padding))
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
         return fold_into_weights(g, node, scale, shift)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
 from cnnext.layers._weighted import BackwardData, weighted_gradient
+from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Conv2DTranspose(Layer):
@@ -117,6 +123,30 @@ class Conv2DTranspose(Layer):
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
         lower_backward_data(b, b.view(node.inputs[0]), b.view(node.weights["weights"]), bias, b.view(node.output),
                             self.geometry(), no_epilogue(node))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        window = self.geometry()
+        extra = list(self.output_padding)
+        if self.padding == "same":  # IH * SH rows, where the windows leave gaps between them too
+            extra = [p + max(s - window_extent(k, d), 0)
+                     for p, s, k, d in zip(extra, self.strides, self.kernel_size, self.dilation, strict=True)]
+        if any(p >= s for p, s in zip(extra, self.strides, strict=True)):
+            # more than ONNX Runtime takes: rows that the padding need not cut, and beyond those, zeros
+            pads = [(before, max(after - p, 0)) for (before, after), p in zip(window.padding, extra, strict=True)]
+            extra = [max(p - after, 0) for (_, after), p in zip(window.padding, extra, strict=True)]
+            window = replace(window, padding=(pads[0], pads[1]))
+        inputs = [b.get_first(node.inputs[0]), b.weight(node.weights["weights"], (3, 2, 0, 1))]
+        attributes = dict(onnx_window(window), group=self.groups)
+        if all(p < s for p, s in zip(extra, self.strides, strict=True)):
+            b.result_first(node.output, "ConvTranspose", [*inputs, *b.weights_of(node, "bias")], output_padding=extra,
+                           **attributes)
+            return
+        padded = [b.op("ConvTranspose", *inputs, **attributes), b.ints(0, 0, 0, 0, 0, 0, *extra)]
+        if "bias" in node.weights:
+            column = b.weight(node.weights["bias"], shape=(self.filters, 1, 1))
+            b.result_first(node.output, "Add", [b.op("Pad", *padded), column])
+        else:
+            b.result_first(node.output, "Pad", padded)
 
     @property
     def window(self) -> Window:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cnnext.geometry import PaddingPairs
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -10,6 +12,9 @@ from cnnext.layers._resample import check_image
 from cnnext.layers.attributes import REQUIRED, data_format, padding
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Crop2D(Layer):
@@ -53,6 +58,12 @@ class Crop2D(Layer):
         src, dst = self.view(node, b.view(node.inputs[0])), b.view(node.output)
         if src != dst:
             copy_view(b, src, dst)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        ranges = {order.index(axis): (before, -after or None) for axis, (before, after) in enumerate(self.cropping, 1)}
+        b.result(node.output, *b.slice(b.get(src, order), ranges), order)
 
     @property
     def window(self) -> Window:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -10,7 +11,10 @@ from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers.attributes import activation, boolean, integer
-from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec, to_channels_first
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 POINT = Window2D((1, 1))
 
@@ -68,6 +72,26 @@ class Dense(Layer):
         src, dst = pixels(b.view(node.inputs[0])), pixels(b.view(node.output))
         lower_convolution(b, src, matrix(b.view(node.weights["weights"])), bias, dst, POINT,
                           no_epilogue(node))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,), weights, bias = node.inputs, node.weights["weights"], b.weights_of(node, "bias")
+        rank, size = len(src.shape), tuple(n or 0 for n in weights.shape)
+        if rank == 2:
+            flat = b.flattened(src)
+            if flat is None:
+                matrix, x = b.weight(weights), b.get(src)
+            else:  # the rows of the matrix in the order of the tensor: no Transpose between a convolution and this layer
+                x, image, order = flat
+                matrix = b.weight(weights, [*(axis - 1 for axis in order[1:]), len(image) - 1],
+                                  split=(*image[1:], size[1]), shape=size)
+            b.result(node.output, "Gemm", [x, matrix, *bias])
+        elif rank in (3, 4) and b.layout(src) == to_channels_first(tuple(range(rank))):
+            kernel = b.weight(weights, (1, 0), shape=(*size[::-1], *[1] * (rank - 2)))
+            b.result_first(node.output, "Conv", [b.get_first(src), kernel, *bias])
+        elif bias:
+            b.result(node.output, "Add", [b.op("MatMul", b.get(src), b.weight(weights)), *bias])
+        else:
+            b.result(node.output, "MatMul", [b.get(src), b.weight(weights)])
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
         return fold_into_weights(g, node, scale, shift)

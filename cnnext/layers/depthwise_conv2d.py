@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext._native.executor import BINARY, UNARY
 from cnnext.geometry import PaddingPairs, resolve_padding
@@ -22,11 +23,14 @@ from cnnext.layers._taps import (
     lower_sum_shards,
 )
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
-from cnnext.layers._windows import SlidingWindow, phase_view, phases, receptive_window
+from cnnext.layers._windows import SlidingWindow, onnx_window, phase_view, phases, receptive_window
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class DepthwiseConv2D(Layer):
@@ -97,6 +101,13 @@ class DepthwiseConv2D(Layer):
             return
         added = b.view(epilogue.add) if epilogue.add is not None else None
         lower_depthwise(b, src, weights, bias, dst, window.taps(), window.strides, epilogue, added)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,), (kh, kw, channels, multiplier) = node.inputs, node.weights["weights"].shape
+        windows = (channels or 0) * (multiplier or 0)
+        weights = b.weight(node.weights["weights"], (2, 0, 1), split=(kh, kw, windows), shape=(windows, 1, kh or 0, kw or 0))
+        b.result_first(node.output, "Conv", [b.get_first(src), weights, *b.weights_of(node, "bias")], group=channels,
+                       **onnx_window(self.geometry(src.shape), src.shape, self.padding))
 
     def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
         return fold_into_weights(g, node, scale, shift, ScaleWindows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,12 +14,16 @@ from cnnext.layers.attributes import number
 from cnnext.layers.elementwise import broadcast_shape
 from cnnext.layers.layer import Gradients, Layer
 
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
+
 
 class Exp(Activation):
     """``exp(x)``."""
 
     type_name = "cnnext/Exp@1"
     function = ("exp", ())
+    onnx_op = "Exp"
 
 
 class Log(Activation):
@@ -27,6 +31,7 @@ class Log(Activation):
 
     type_name = "cnnext/Log@1"
     function = ("log", ())
+    onnx_op = "Log"
 
 
 class Sqrt(Activation):
@@ -34,6 +39,7 @@ class Sqrt(Activation):
 
     type_name = "cnnext/Sqrt@1"
     function = ("sqrt", ())
+    onnx_op = "Sqrt"
 
 
 class Abs(Activation):
@@ -41,6 +47,7 @@ class Abs(Activation):
 
     type_name = "cnnext/Abs@1"
     function = ("abs", ())
+    onnx_op = "Abs"
 
 
 class Negate(Activation):
@@ -48,6 +55,7 @@ class Negate(Activation):
 
     type_name = "cnnext/Negate@1"
     function = ("affine", (-1.0, -0.0))
+    onnx_op = "Neg"
 
 
 class Reciprocal(Activation):
@@ -55,6 +63,7 @@ class Reciprocal(Activation):
 
     type_name = "cnnext/Reciprocal@1"
     function = ("reciprocal", ())
+    onnx_op = "Reciprocal"
 
 
 class Square(Activation):
@@ -63,12 +72,16 @@ class Square(Activation):
     type_name = "cnnext/Square@1"
     function = ("square", ())
 
+    def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        return "Mul", [x, x], {}
+
 
 class Floor(Activation):
     """The next whole number below; its gradient is 0, as that of all steps."""
 
     type_name = "cnnext/Floor@1"
     function = ("floor", ())
+    onnx_op = "Floor"
 
 
 class Ceil(Activation):
@@ -76,6 +89,7 @@ class Ceil(Activation):
 
     type_name = "cnnext/Ceil@1"
     function = ("ceil", ())
+    onnx_op = "Ceil"
 
 
 class Round(Activation):
@@ -83,6 +97,7 @@ class Round(Activation):
 
     type_name = "cnnext/Round@1"
     function = ("round", ())
+    onnx_op = "Round"
 
 
 class Sign(Activation):
@@ -90,6 +105,7 @@ class Sign(Activation):
 
     type_name = "cnnext/Sign@1"
     function = ("sign", ())
+    onnx_op = "Sign"
 
 
 class Erf(Activation):
@@ -97,6 +113,7 @@ class Erf(Activation):
 
     type_name = "cnnext/Erf@1"
     function = ("erf", ())
+    onnx_op = "Erf"
 
 
 # Exponents whose power is a function of its own: quicker, and within an ulp and a half.
@@ -153,6 +170,13 @@ class Power(Layer):
             numpy_level.lower_forward(self, b, node)
         else:
             lower_unary(b, node, function)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order = b.layout(*node.inputs)
+        base, *exponent = (b.operand(v, order) for v in node.inputs)
+        if self.exponent is not None:
+            exponent = [b.scalar(self.exponent)]
+        b.result(node.output, "Pow", [base, *exponent], order)
 
     def forward(self, ctx: Any, *src: np.ndarray) -> np.ndarray:
         ctx.base, ctx.exponent = src if self.exponent is None else (src[0], np.float32(self.exponent))

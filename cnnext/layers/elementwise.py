@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 def broadcast_shape(layer: Layer, shapes: Sequence[Shape]) -> Shape:
@@ -37,6 +40,8 @@ class Join(Layer):
 
     n_inputs: ClassVar[int | None] = None
     op: ClassVar[str] = ""
+    onnx_op: ClassVar[str] = ""
+    onnx_variadic: ClassVar[bool] = False   # takes any number of inputs in ONNX too
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) < 2:
@@ -48,6 +53,15 @@ class Join(Layer):
         first, *rest = (b.view(v).expanded(dst.shape) for v in node.inputs)
         for i, view in enumerate(rest):
             row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order = b.layout(*node.inputs)
+        first, *rest = (b.operand(v, order) for v in node.inputs)
+        if not self.onnx_variadic:
+            for name in rest[:-1]:
+                first = b.op(self.onnx_op, first, name)
+            rest = rest[-1:]
+        b.result(node.output, self.onnx_op, [first, *rest], order)
 
     def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]] | None:
         return (self, axes) if len(axes) == len(node.output.shape) else None
@@ -61,6 +75,7 @@ class Add(Join):
 
     type_name = "cnnext/Add@1"
     op = "add"
+    onnx_op = "Add"
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -78,6 +93,7 @@ class Subtract(Join):
 
     type_name = "cnnext/Subtract@1"
     op = "subtract"
+    onnx_op = "Sub"
     n_inputs = 2
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
@@ -92,6 +108,7 @@ class Multiply(Join):
 
     type_name = "cnnext/Multiply@1"
     op = "multiply"
+    onnx_op = "Mul"
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -115,6 +132,7 @@ class Divide(Join):
 
     type_name = "cnnext/Divide@1"
     op = "divide"
+    onnx_op = "Div"
     n_inputs = 2
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
@@ -129,6 +147,8 @@ class Divide(Join):
 
 class Extremum(Join):
     """What the largest and the smallest of several values share: in the gradient a tie is shared."""
+
+    onnx_variadic = True
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -152,6 +172,7 @@ class Maximum(Extremum):
 
     type_name = "cnnext/Maximum@1"
     op = "maximum"
+    onnx_op = "Max"
 
 
 class Minimum(Extremum):
@@ -159,6 +180,7 @@ class Minimum(Extremum):
 
     type_name = "cnnext/Minimum@1"
     op = "minimum"
+    onnx_op = "Min"
 
 
 class Average(Join):
@@ -166,6 +188,8 @@ class Average(Join):
 
     type_name = "cnnext/Average@1"
     op = "add"
+    onnx_op = "Mean"
+    onnx_variadic = True
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         super().lower(b, node)

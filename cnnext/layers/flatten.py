@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.layer import Gradients, Layer
 from cnnext.layers.reshape import lower_reshape, reshape_back, reshaped
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Flatten(Layer):
@@ -30,3 +34,6 @@ class Flatten(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         lower_reshape(b, node)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.flatten(node.output, node.inputs[0])

@@ -8,7 +8,12 @@ A layer file has one order: attributes, parameters, shape rule, gradient, loweri
 - how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
   ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
 
-The optional rest has defaults: ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``window``, ``macs``.
+The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``window``, ``macs``.
+
+``to_onnx(b, node)`` says what the layer is in an ONNX file: ``b``, a ``cnnext.onnx.builder.OnnxBuilder``, appends nodes and
+names tensors. The layer is asked in its channels-last form; its ``activation``, if it has such an attribute, is exported
+after it. Without the rule, a built-in layer is written out as what it composes; a layer of a plugin is an operator in the
+domain of its vendor with its composition as a function body, or, if it composes nothing, without one.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from cnnext.layers.attributes import REQUIRED, Attribute
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
+    from cnnext.onnx.builder import OnnxBuilder
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -170,6 +176,11 @@ class Layer:
         """The attributes as JSON-able values, for model files and copies."""
         return {key: _to_json(getattr(self, key)) for key in type(self).attributes}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], name: str) -> Layer:
+        """The layer that ``config`` described, under the given name."""
+        return cls(name=name, **config)
+
     def __repr__(self) -> str:
         shown = ", ".join(
             f"{key}={getattr(self, key)!r}"
@@ -190,7 +201,9 @@ class Layer:
         from cnnext.training.initializers import initialize
 
         with contained(self, "parameters"):
-            specs = self.parameters(*self._channels_last(shapes))
+            specs = dict(self.parameters(*self._channels_last(shapes)))
+            if not all(isinstance(spec, ParameterSpec) for spec in specs.values()):
+                raise PluginError(message(self.where, "parameters", "return a ParameterSpec for each name", specs))
         if self._built_for is not None:
             for key, spec in specs.items():
                 if self.weights[key].data.shape != spec.shape:
@@ -203,7 +216,8 @@ class Layer:
             raise self.error("weights", f"have the shapes {wanted}" if wanted else "be absent",
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
+            with contained(self, "parameters"):
+                data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
 
@@ -309,6 +323,12 @@ class Layer:
     def backward(self, ctx: Any, *diff_dst: np.ndarray) -> Any:
         """Gradients of the inputs from those of the outputs; those of weights go to ``ctx.diff_weights[name]``."""
         raise TypeError(f"{self.where}: the layer has no backward.")
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        """Append the ONNX nodes that compute the node in inference, and store its outputs."""
+        raise TypeError(f"{self.where}: the layer has no form in ONNX of its own.")
+
+    onnx_as_composed: ClassVar[bool] = False  # a plugin's layer: written out, as built-in ones are, instead of a function
 
     # Optional protocols
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cnnext._native.executor import UNARY
 from cnnext.geometry import PaddingPairs, resolve_padding
@@ -23,6 +26,9 @@ from cnnext.layers.attributes import activation, boolean, data_format, integer, 
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.depthwise_conv2d import channels_of
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class LocallyConnected2D(Layer):
@@ -105,6 +111,27 @@ class LocallyConnected2D(Layer):
         b.step("locally_connected", [src, weights, *rest], [dst], params, tiles=tiles,
                scratch_bytes=4 * (block + 1) * width + 8 * prod(self.kernel_size), macs=macs,
                why=f"panels of {width} channels, {tile} pixels a tile")
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        # all windows side by side, then a matrix for each pixel
+        (src,), weights = node.inputs, node.weights["weights"]
+        oh, ow, taps, _ = (n or 0 for n in weights.shape)
+        window = self.geometry(src.shape)
+        (kh, kw), (top, bottom), (left, right) = window.kernel, *window.padding
+        x = b.get(src)
+        if window.padding != ((0, 0), (0, 0)):
+            x = b.op("Pad", x, b.ints(0, top, left, 0, 0, bottom, right, 0))
+        for axis, out, kernel, stride in ((1, oh, kh, window.strides[0]), (2, ow, kw, window.strides[1])):
+            index = np.arange(out)[:, np.newaxis] * stride + np.arange(kernel)
+            x = b.op("Gather", x, b.constant(index.ravel().astype(np.int64), "windows"), axis=axis)
+        x = b.op("Reshape", x, b.ints(0, oh, kh, ow, kw, src.shape[3]))
+        x = b.op("Reshape", b.op("Transpose", x, perm=[0, 1, 3, 2, 4, 5]), b.ints(0, oh, ow, 1, taps))
+        x = b.op("MatMul", x, b.weight(weights))
+        axes, bias = [x, b.ints(3)], b.weights_of(node, "bias")
+        if bias:
+            b.result(node.output, "Add", [b.op("Squeeze", *axes), *bias])
+        else:
+            b.result(node.output, "Squeeze", axes)
 
     @property
     def window(self) -> Window:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -12,6 +13,9 @@ from cnnext.layers.attributes import boolean
 from cnnext.layers.elementwise import broadcast_shape, copy_view, reduce_to
 from cnnext.layers.layer import Gradients, Layer
 from cnnext.layers.reshape import ReshapeTo
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class MatMul(Layer):
@@ -81,6 +85,13 @@ class MatMul(Layer):
         if prod(right.shape[:-2]) == 1:
             left, right, dst = _as_one_product(left, right, dst)
         lower_matmul(b, left, right, dst)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        inputs = []
+        for value, transposed in zip(node.inputs, (self.transpose_a, self.transpose_b), strict=True):
+            *batch, rows, cols = range(len(value.shape)) if len(value.shape) > 1 else (0, 0)
+            inputs.append(b.get(value, (*batch, cols, rows)) if transposed else b.get(value))
+        b.result(node.output, "MatMul", inputs)
 
     def macs(self, node: Node) -> int:
         k = self._matrix(node.inputs[0].shape, 0)[1]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnext.errors import PluginError
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]{0,48}")
@@ -84,6 +87,9 @@ class MissingLayer(Layer):
         raise PluginError(self.error_text)
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
+        raise PluginError(self.error_text)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         raise PluginError(self.error_text)
 
     def macs(self, node: Node) -> int:

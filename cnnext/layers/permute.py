@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from cnnext.layers._rows import TILE_ELEMENTS, coalesce
 from cnnext.layers.attributes import shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 BLOCK = 16          # rows that the kernel transposes at once: one cache line of the source
 TILE_COLS = 2048    # so that a tile of few rows is long, and a long one is cut
@@ -55,6 +59,9 @@ class Transpose(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         transpose_view(b, b.view(node.inputs[0]).permuted(self.axes), b.view(node.output))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.alias(node.output, node.inputs[0], self.axes)
 
 
 class Permute(Transpose):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from math import ceil
-from typing import ClassVar
+from dataclasses import replace
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,10 +16,13 @@ from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
 from cnnext.layers._taps import Pair, Tap, Window2D
-from cnnext.layers._windows import SlidingWindow, image_blocks, phase_view, phases, receptive_window
+from cnnext.layers._windows import SlidingWindow, image_blocks, onnx_window, phase_view, phases, receptive_window
 from cnnext.layers.attributes import boolean, data_format, number, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.layer import Gradients, Layer, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Pooling(Layer):
@@ -77,6 +81,21 @@ class Pooling(Layer):
             divisors = np.concatenate([rows, cols])
         lower_pool(b, self.op, src, dst, window.taps(), window.strides, divisors, self.power)
 
+    def onnx_window(self, b: OnnxBuilder, node: Node) -> tuple[dict[str, Any], bool]:
+        """The window's attributes in ONNX, and whether ONNX's pools take it: no pad as large as the kernel.
+
+        What a last window of ``ceil_mode`` reaches beyond the padding is padding too there: all pools but one, see
+        `AvgPool2D`, leave pixels outside the source out.
+        """
+        (src,) = node.inputs
+        window = self.geometry(src.shape)
+        if None in src.shape[1:3]:
+            return onnx_window(window, src.shape, self.padding) | ({"ceil_mode": 1} if self.ceil_mode else {}), True
+        pads = tuple((before, max(after, overhang(window, axis, src.shape, node.output.shape)))
+                     for axis, (before, after) in enumerate(window.padding))
+        fits = all(max(pair) < kernel for pair, kernel in zip(pads, window.kernel, strict=True))
+        return onnx_window(replace(window, padding=pads)), fits  # type: ignore[arg-type]
+
     @property
     def window(self) -> Window:
         return receptive_window(self.pool_size, self.strides, self.dilation, self.padding)
@@ -103,6 +122,14 @@ class MaxPool2D(Pooling):
     type_name = "cnnext/MaxPool2D@1"
     op = "max"
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        attributes, fits = self.onnx_window(b, node)
+        x = b.get_first(node.inputs[0])
+        if not fits:
+            top, left, bottom, right = attributes.pop("pads")
+            x = b.op("Pad", x, b.ints(0, 0, top, left, 0, 0, bottom, right), b.scalar(-inf))
+        b.result_first(node.output, "MaxPool", [x], **attributes)
+
 
 class AvgPool2D(Pooling):
     """Mean of each window of ``(N, H, W, C)``.
@@ -126,6 +153,21 @@ class AvgPool2D(Pooling):
         assert dy is not None
         return Gradients([g.apply1(AvgPoolBackward(self, self.geometry(shape), shape), dy)])
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        attributes, fits = self.onnx_window(b, node)
+        window = self.geometry(src.shape)
+        # Padding counts, what lies beyond it does not: there ONNX's runtimes differ from version to version.
+        beyond = self.count_include_pad and self.ceil_mode
+        if fits and not beyond and (b.opset >= 19 or "dilations" not in attributes):
+            b.result_first(node.output, "AveragePool", [b.get_first(src)], count_include_pad=int(self.count_include_pad),
+                           **attributes)
+            return
+        b.extents(src)
+        rows, cols = (_counts(src.shape, node.output.shape, window, axis, self.count_include_pad) for axis in range(2))
+        shares = b.constant((1.0 / np.outer(rows, cols)).astype(np.float32), "shares")
+        b.result_first(node.output, "Mul", [onnx_sums(b, b.get_first(src), src, attributes), shares])
+
 
 class LpPool2D(Pooling):
     """Norm of each window of ``(N, H, W, C)``: ``(sum |x|^power)^(1/power)``.
@@ -148,11 +190,23 @@ class LpPool2D(Pooling):
 
     power: float = number(2.0, minimum=1.0)
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        attributes, fits = self.onnx_window(b, node)
+        x = b.get_first(src)
+        if fits and self.power.is_integer() and (b.opset >= 18 or not {"dilations", "ceil_mode"} & set(attributes)):
+            b.result_first(node.output, "LpPool", [x], p=int(self.power), **attributes)
+            return
+        b.extents(src)
+        sums = onnx_sums(b, b.op("Pow", b.op("Abs", x), b.scalar(self.power)), src, attributes)
+        b.result_first(node.output, "Pow", [sums, b.scalar(1 / self.power)])
+
 
 class GlobalPooling(Layer):
     """What the pools over whole images share."""
 
     sees_everything = True
+    onnx_op: ClassVar[str] = ""
 
     keepdims: bool = boolean(False)
     data_format: str = data_format()
@@ -165,6 +219,13 @@ class GlobalPooling(Layer):
             raise self.error("src", "have at least one pixel", shape)
         return (shape[0], 1, 1, shape[3]) if self.keepdims else (shape[0], shape[3])
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        x = b.get_first(node.inputs[0])
+        if self.keepdims:
+            b.result_first(node.output, self.onnx_op, [x])
+        else:
+            b.result(node.output, "Flatten", [b.op(self.onnx_op, x)], axis=1)
+
 
 class GlobalMaxPool2D(GlobalPooling):
     """Largest value of each channel: ``(N, H, W, C)`` to ``(N, C)``, or with ``keepdims`` to ``(N, 1, 1, C)``.
@@ -176,6 +237,7 @@ class GlobalMaxPool2D(GlobalPooling):
     """
 
     type_name = "cnnext/GlobalMaxPool2D@1"
+    onnx_op = "GlobalMaxPool"
     op: ClassVar[str] = "max"
     power: ClassVar[float] = 1.0
 
@@ -199,6 +261,7 @@ class GlobalAvgPool2D(GlobalPooling):
     """
 
     type_name = "cnnext/GlobalAvgPool2D@1"
+    onnx_op = "GlobalAveragePool"
 
     def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
         dy = diff_dst[0]
@@ -298,6 +361,19 @@ def one_pixel(view: View) -> View:
         return view
     n, c = view.shape
     return View(view.storage, view.offset, (n, 1, 1, c), (view.strides[0], view.strides[0], view.strides[0], 1))
+
+
+def overhang(window: Window2D, axis: int, src: Shape, dst: Shape) -> int:
+    """Rows (axis 0) or columns (axis 1) that the last window reaches beyond the source."""
+    last = ((dst[1 + axis] or 1) - 1) * window.strides[axis] + window_extent(window.kernel[axis], window.dilation[axis])
+    return last - window.padding[axis][0] - (src[1 + axis] or 0)
+
+
+def onnx_sums(b: OnnxBuilder, x: str, src: Value, attributes: dict[str, Any]) -> str:
+    """Sums over windows of each channel, zero outside the source: a depthwise convolution with ones."""
+    channels = b.extents(src)[2]
+    ones = b.constant(np.ones((channels, 1, *attributes["kernel_shape"]), np.float32), "ones")
+    return b.op("Conv", x, ones, group=channels, **attributes)
 
 
 def _whole(shape: Shape) -> Window2D:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -11,6 +11,9 @@ from cnnext.layers._rows import _coalesce_leading, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.attributes import data_format
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 SHARD_ELEMENTS = 16384
 
@@ -60,6 +63,11 @@ class PReLU(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, slope, dst = (b.view(v) for v in (node.inputs[0], node.weights["slope"], node.output))
         row_step(b, "prelu", [src, slope.expanded(dst.shape)], [dst], whole_rows=True)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        b.result(node.output, "PRelu", [b.get(src, order), b.operand(node.weights["slope"], order)], order)
 
 
 class PReLUBackward(Layer):

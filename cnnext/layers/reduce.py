@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import nan, prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from cnnext.layers.elementwise import Divide, Equal, Subtract, add, copy_view, m
 from cnnext.layers.layer import Gradients, Layer
 from cnnext.layers.pooling import lower_global_avg
 from cnnext.layers.reshape import ReshapeTo
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -90,6 +93,16 @@ class Reduction(Layer):
             copy_view(b, b.constant(np.full(1, self.empty, np.float32)).expanded(dst.shape), dst, why="nothing to reduce")
             return
         lower_reduction(b, src, dst, self.op, before=self.before, after=self.after)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order, reduced, name = b.layout(src), self.reduced(src.shape), type(self).__name__
+        x, left = b.get(src, order), [axis for axis in order if self.keepdims or axis not in reduced]
+        axes, keepdims = [order.index(axis) for axis in reduced], self.keepdims
+        if not reduced:     # no axes mean all of them in ONNX
+            x, axes, keepdims = b.op("Unsqueeze", x, b.ints(len(order))), [len(order)], False
+        inputs, attributes = b.reduction(name, x, axes, keepdims)
+        b.result(node.output, name, inputs, tuple(sorted(left).index(axis) for axis in left), **attributes)
 
 
 class ReduceSum(Reduction):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.attributes import shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Reshape(Layer):
@@ -53,6 +57,13 @@ class Reshape(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         lower_reshape(b, node)
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        if len(self.target_shape) == 1:
+            b.flatten(node.output, src)
+        else:
+            b.result(node.output, "Reshape", [b.get(src), b.ints(0, *self.target_shape)])  # 0: as in the source
+
 
 class ReshapeTo(Layer):
     """The same elements, in the same order, under a shape that is known whole, the batch included. Any element type."""
@@ -80,6 +91,9 @@ class ReshapeTo(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         lower_reshape(b, node)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.result(node.output, "Reshape", [b.get(node.inputs[0]), b.ints(*self.target)])
 
 
 def reshape_back(g: Graph, diff_dst: Value, src_shape: Shape, name: str) -> Value:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._resample import (
@@ -10,12 +14,16 @@ from cnnext.layers._resample import (
     Interpolation,
     Resample,
     check_image,
+    export_resample,
     lower_resample,
     resized_axis,
     resized_extent,
 )
 from cnnext.layers.attributes import Pair, boolean, choice, data_format, number, numbers, pair
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Resize(Layer):
@@ -93,6 +101,41 @@ class Resize(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape), self.extrapolation_value)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        if None not in src.shape[1:3] and not self._is_exact_in_onnx(b.opset):
+            export_resample(b, node, *self.maps(src.shape), self.extrapolation_value)
+            return
+        x = b.get_first(src)
+        attributes: dict[str, Any] = dict(mode=self.mode, coordinate_transformation_mode=self.coordinates)
+        if self.mode == "nearest":
+            attributes["nearest_mode"] = self.rounding
+        if self.mode == "cubic":
+            attributes |= dict(cubic_coeff_a=self.cubic_coeff, exclude_outside=int(self.exclude_outside))
+        if self.antialias:
+            attributes["antialias"] = 1
+        roi = ""
+        if self.coordinates == "tf_crop_and_resize":
+            top, left, bottom, right = self.region
+            roi = b.constant(np.array([0, 0, top, left, 1, 1, bottom, right], np.float32), "region")
+            attributes["extrapolation_value"] = self.extrapolation_value
+        if self.sizes is None:
+            assert self.scales is not None
+            extents = [b.constant(np.array([1, 1, *self.scales], np.float32), "scales")]
+        else:
+            extents = ["", b.image_sizes(x, self.sizes)]
+        b.result_first(node.output, "Resize", [x, roi, *extents], **attributes)
+
+    def _is_exact_in_onnx(self, opset: int) -> bool:
+        """Whether ONNX's operator has all of it in this version, and ONNX Runtime reads the very same pixels.
+
+        Of pixels that are equally near, single precision chooses one there; and cubic images it refuses once it has moved
+        a Transpose across the operator.
+        """
+        return (self.mode == "linear" and not self.antialias and not self.exclude_outside
+                and (self.sizes is None or self.scales is None)
+                and (self.coordinates != "half_pixel_symmetric" or opset >= 19))
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -12,6 +12,9 @@ from cnnext.layers._rows import row_step
 from cnnext.layers.attributes import integer
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class RowFunction(Layer):
@@ -38,6 +41,12 @@ class RowFunction(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _lower_along(b, self.kernel, self.axis, [b.view(node.inputs[0])], b.view(node.output))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        b.result(node.output, type(self).__name__, [b.get(src, order)], order,
+                 axis=order.index(self.axis % len(src.shape)))
 
 
 class Softmax(RowFunction):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._resample import AxisMap, Interpolation, Resample, check_image, lower_resample, resized_axis
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class UpSample2D(Layer):
@@ -46,6 +53,13 @@ class UpSample2D(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        scales = b.constant(np.array([1, 1, *self.size], np.float32), "scales")
+        b.result_first(node.output, "Resize", [b.get_first(node.inputs[0]), "", scales],
+                       **(nearest if self.mode == "nearest" else linear))
 
     @property
     def window(self) -> Window:

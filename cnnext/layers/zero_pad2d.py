@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnnext.geometry import PaddingPairs
@@ -11,6 +13,9 @@ from cnnext.layers._resample import AxisMap, Resample, check_image, lower_resamp
 from cnnext.layers.attributes import Pair, choice, data_format, number, padding
 from cnnext.layers.crop2d import Crop2D
 from cnnext.layers.layer import Gradients, Layer, Window
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class ZeroPad2D(Layer):
@@ -58,6 +63,13 @@ class ZeroPad2D(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape), self.value)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order, pads = b.layout(src), [(0, 0), *self.padding, (0, 0)]
+        amounts = b.ints(*(pads[axis][0] for axis in order), *(pads[axis][1] for axis in order))
+        value = [b.scalar(self.value)] if self.mode == "constant" and self.value else []
+        b.result(node.output, "Pad", [b.get(src, order), amounts, *value], order, mode=self.mode)
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Where the rows and the columns of the result come from."""

@@ -164,7 +164,7 @@ class _Importer:
                 slots.append("*")
                 inputs.append(self._value(name, node))
         layer = OnnxOperator(op, slots, [self.contents.types.get(n) for n in node.output if n],
-                             name=self._layer_name(node))
+                             self._layer_name(node), [key for key, p in weights.items() if not p.trainable])
         layer.weights = weights
         made = graph.apply(layer, *inputs, weights=layer.weight_values())
         for name, value in zip([n for n in node.output if n], made, strict=True):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnext.errors import message
 from cnnext.graph.graph import Graph, Node, Shape, Value
-from cnnext.layers.layer import Layer
+from cnnext.layers.layer import Layer, ParameterSpec
 from cnnext.onnx.operator import Operator
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder
+    from cnnext.onnx.builder import OnnxBuilder
 
 Type = tuple[np.dtype, "tuple[int | None, ...] | None"]
 
@@ -28,16 +31,20 @@ class OnnxOperator(Layer):
     types : list of (dtype, shape) or None
         Of the outputs, as far as they are known before the shapes of the inputs are.
     name : str
+    state : list of str
+        Keys of weights that are not trained.
     """
 
     type_name = "cnnext/OnnxOperator@1"
     n_inputs = None
 
-    def __init__(self, operator: Operator, slots: Sequence[str], types: Sequence[Type | None], name: str):
+    def __init__(self, operator: Operator, slots: Sequence[str], types: Sequence[Type | None], name: str,
+                 state: Sequence[str] = ()):
         super().__init__(name=name)
         self.operator = operator
         self.slots = tuple(slots)
         self.types = tuple(types)
+        self.state = tuple(state)
 
     @property
     def n_outputs(self) -> int:  # type: ignore[override]
@@ -59,10 +66,64 @@ class OnnxOperator(Layer):
     def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
         return [known[0] if known is not None else np.dtype(np.float32) for known in self.types]
 
+    def config(self) -> dict[str, Any]:
+        op = self.operator
+        return {"op_type": op.op_type, "domain": op.domain, "version": op.version, "wanted": list(op.wanted),
+                "attributes": json.dumps({key: _to_json(self, key, value) for key, value in op.attributes.items()}),
+                "slots": list(self.slots), "state": list(self.state),
+                "types": [_type_to_json(known) for known in self.types]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], name: str) -> OnnxOperator:
+        attributes = {key: _from_json(value) for key, value in json.loads(config["attributes"]).items()}
+        op = Operator(str(config["op_type"]), str(config["domain"]), int(config["version"]), attributes,
+                      tuple(bool(w) for w in config["wanted"]))
+        types = [_type_from_json(known) for known in config["types"]]
+        return cls(op, [str(slot) for slot in config["slots"]], types, name, [str(key) for key in config["state"]])
+
+    def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
+        stored = self.stored_weights or {}
+        return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in stored.items()}
+
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Sequence[Value]:
         from cnnext.onnx.site import Site
 
         return Site.of(self, g, x, weights).values()
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        op, data = self.operator, iter(node.inputs)
+        if not b.has_same(op):
+            raise ValueError(message(self.where, "opset", f"be {op.version}, in which the operator was read: it changed",
+                                     b.opset))
+        inputs = [b.get(next(data) if slot == "*" else node.weights[slot]) if slot else "" for slot in self.slots]
+        b.operator(node, op.op_type, inputs, op.attributes, op.domain, wanted=op.wanted)
+
+
+def _to_json(layer: OnnxOperator, key: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.reshape(-1).tolist()}
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        raise ValueError(message(layer.where, key, "be numbers or texts for a model file to hold it",
+                                 type(value).__name__)) from None
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return np.array(value["data"], np.dtype(str(value["dtype"]))).reshape([int(n) for n in value["shape"]])
+    return value
+
+
+def _type_to_json(known: Type | None) -> list[Any] | None:
+    return None if known is None else [known[0].name, None if known[1] is None else list(known[1])]
+
+
+def _type_from_json(known: Any) -> Type | None:
+    if known is None:
+        return None
+    dtype, shape = known
+    return np.dtype(str(dtype)), None if shape is None else tuple(None if n is None else int(n) for n in shape)
 
 
 class NumpyOperator(Layer):

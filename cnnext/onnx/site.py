@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,), "CenterCropPad": (1,), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Expand": (1,),
     "MaxUnpool": (2,), "OneHot": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3),
-    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
-    "HannWindow": (0,), "HammingWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4), "DFT": (1, 2), "STFT": (1, 3),
+    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,),
+    "BlackmanWindow": (0,), "HannWindow": (0,), "HammingWindow": (0,), "MelWeightMatrix": (0, 1, 2, 3, 4),
+    "DFT": (1, 2), "STFT": (1, 3),
     **{f"Reduce{name}": (1,) for name in ("Max", "Min", "Mean", "Sum", "Prod", "L1", "L2", "SumSquare", "LogSum",
                                           "LogSumExp")},
 }
@@ -201,7 +202,7 @@ class Site:
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
-        data = [v for v in self.inputs if v is not None and (v.dtype.kind == "f" or v.data is None)]
+        data = [v for v in self.inputs if v is not None and v.data is None]
         return all(v.dtype == FLOAT32 and prod(n or 0 for n in v.shape) > 0 and len(v.shape) <= 8 for v in data)
 
     def _in_numpy(self) -> list[Value]:

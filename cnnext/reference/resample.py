@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
 
@@ -48,6 +49,28 @@ def pad2d_backward(diff_dst: Array, padding: Padding, mode: PadMode = "constant"
         for padded_column, column in enumerate(columns):
             diff_src[:, row, column] += diff_dst[:, padded_row, padded_column]
     return diff_src
+
+
+def pad(src: Array, pairs: Sequence[Pair], mode: str = "constant", value: float = 0.0) -> Array:
+    """`numpy.pad` by (before, after) of each axis; a negative number takes elements away first."""
+    inside = src[_inside(pairs)]
+    widths = [(max(before, 0), max(after, 0)) for before, after in pairs]
+    if mode == "constant":
+        return np.pad(inside, widths, constant_values=value)
+    return np.pad(inside, widths, mode=cast('Literal["reflect", "edge", "wrap"]', mode))
+
+
+def pad_backward(src: Array, diff_dst: Array, pairs: Sequence[Pair], mode: str = "constant") -> Array:
+    """Gradient of `pad`: each element gets the sum of what its copies received."""
+    number = np.arange(src.size).reshape(src.shape)
+    copies = pad(number, pairs, mode, -1)
+    diff_src = np.zeros(src.size, diff_dst.dtype)
+    np.add.at(diff_src, copies[copies >= 0], diff_dst[copies >= 0])
+    return diff_src.reshape(src.shape)
+
+
+def _inside(pairs: Sequence[Pair]) -> tuple[slice, ...]:
+    return tuple(slice(max(-before, 0), min(after, 0) or None) for before, after in pairs)
 
 
 def crop2d(src: Array, cropping: Padding) -> Array:

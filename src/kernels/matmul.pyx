@@ -35,7 +35,7 @@ cdef int matmul_pack(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef const matmul_pack_params *p = <const matmul_pack_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
     cdef int64_t width = p.nv * worker.simd.vl, first = worker.tile % p.panels * width
-    cdef int64_t cols = min(width, p.N - first), k, c
+    cdef int64_t cols = min(width, p.N - first), k
     cdef const float *from_ = (<const float *>src.data + batch_offset(src, src.rank - 2, worker.tile // p.panels)
                                + first * p.n_stride)
     cdef float *to = <float *>args.dst[0].data + worker.tile * p.K * width
@@ -44,10 +44,9 @@ cdef int matmul_pack(const cnx_args *args, cnx_worker *worker) noexcept nogil:
             memcpy(to + k * width, from_ + k * p.k_stride, cols * sizeof(float))
             memset(to + k * width + cols, 0, (width - cols) * sizeof(float))
         return CNX_OK
-    memset(to, 0, p.K * width * sizeof(float))
-    for c in range(cols):
-        for k in range(p.K):
-            to[k * width + c] = from_[c * p.n_stride + k * p.k_stride]
+    if cols < width:
+        memset(to, 0, p.K * width * sizeof(float))
+    worker.simd.transpose(from_, p.n_stride, to, width, p.K, cols)
     return CNX_OK
 
 

@@ -154,11 +154,15 @@ cdef int fold_axes(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef float *acc = <float *>worker.scratch
     cdef float *to
     cdef const float *from_
-    cdef int64_t row, j
+    cdef const float *next_row = NULL
+    cdef int64_t row, j, inner = src.shape[src.rank - 2] if p.reduced > 1 else 1
     for row in range(r.first_row, r.last_row):
         to = result_at(&args.dst[0], row, r.first)
         for j in range(p.reduced):
-            from_ = row_at(src, row * p.reduced + j, r.first)
+            if j % inner == 0:
+                next_row = row_at(src, row * p.reduced + j, r.first)
+            from_ = next_row
+            next_row += src.stride[src.rank - 2] if inner > 1 else 0
             if p.whole:
                 fold_row(worker.simd, op, from_, r.count, acc)
                 from_ = acc

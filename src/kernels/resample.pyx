@@ -5,19 +5,17 @@ Design
     sum of that row's pixels. The plan lists the terms of every row and column; the gradient is the same kernel over the
     transposed lists. So each element of a result is gathered by one tile in a fixed order, and none is scattered to.
     A row that is one source row is read in place, others are summed into scratch first; pixels that are neighbours in
-    the source are copied together.
-    Transposes run in blocks of 16 x 16 through the stack: each cache line of source and result is touched once, so rows
-    whose distance is a power of two (they share a few L1 sets) cost no more than others.
+    the source are copied together. A row that equals the one before it is a copy of that: nearest neighbours repeat rows.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from cnnext.plugin cimport CNX_MULTIPLY, CNX_OK, cnx_args, cnx_simd, cnx_tensor, cnx_worker
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_simd, cnx_tensor, cnx_worker
 
 include "table.pxi"
 
 cdef enum:
-    BLOCK = 16                      # floats: one cache line
+    MIN_RUN = 4                     # pixels that are copied together
 
 
 cdef struct terms:
@@ -39,16 +37,6 @@ cdef inline bint is_copy(const terms *t, int64_t i) noexcept nogil:
     return t.start[i + 1] - t.start[i] == 1 and t.weight[t.start[i]] == 1
 
 
-cdef inline void add_term(const cnx_simd *simd, bint first, float weight, const float *x, float *y,
-                          int64_t n) noexcept nogil:
-    if not first:
-        simd.axpy(weight, x, y, n)
-    elif weight == 1:
-        memcpy(y, x, n * sizeof(float))
-    else:
-        simd.binary(CNX_MULTIPLY, x, 1, &weight, 0, y, n)
-
-
 cdef struct resample_params:
     int64_t rows                    # rows of dst in a tile
     double value                    # of pixels without a term
@@ -64,36 +52,59 @@ cdef inline void fill(float *to, int64_t step, int64_t pixels, int64_t channels,
 cdef void sum_source_rows(const cnx_simd *simd, const terms *rows, int64_t row, const float *image,
                           const cnx_tensor *src, float *sum) noexcept nogil:
     # sum (IW, C) = the terms of one row
-    cdef int64_t width = src.shape[2], channels = src.shape[3], step = src.stride[2], t, i
-    cdef int64_t first = rows.start[row]
-    cdef const float *from_
-    for t in range(first, rows.start[row + 1]):
-        from_ = image + rows.index[t] * src.stride[1]
-        if step == channels:
-            add_term(simd, t == first, rows.weight[t], from_, sum, width * channels)
-            continue
-        for i in range(width):
-            add_term(simd, t == first, rows.weight[t], from_ + i * step, sum + i * channels, channels)
+    cdef int64_t width = src.shape[2], channels = src.shape[3], step = src.stride[2], i
+    if step == channels:
+        channels, width = width * channels, 1
+    for i in range(width):
+        simd.weighted_rows(rows.start + row, rows.index, rows.weight, image + i * step, src.stride[1],
+                           sum + i * channels, channels, 1, channels, 0)
+
+
+cdef inline int64_t copied_run(const terms *cols, int64_t i, int64_t pixels) noexcept nogil:
+    # how many pixels from i on are neighbours in the source too
+    cdef int64_t run = 0
+    while i + run < pixels and is_copy(cols, i + run) and (
+            cols.index[cols.start[i + run]] == cols.index[cols.start[i]] + run):
+        run += 1
+    return run
 
 
 cdef void resample_row(const cnx_simd *simd, const terms *cols, const float *from_, int64_t from_step, float *to,
                        int64_t to_step, int64_t pixels, int64_t channels, float value) noexcept nogil:
-    cdef int64_t i = 0, run, t
+    cdef int64_t i = 0, first = 0, run = 0
     cdef bint joined = from_step == channels and to_step == channels
     while i < pixels:
-        run = 1
-        if is_copy(cols, i):
-            while joined and i + run < pixels and is_copy(cols, i + run) and (
-                    cols.index[cols.start[i + run]] == cols.index[cols.start[i]] + run):
-                run += 1
+        run = copied_run(cols, i, pixels) if joined else 0
+        if run < MIN_RUN:
+            i += max(run, <int64_t>1)
+            if i < pixels:
+                continue
+            run = 0
+        simd.weighted_rows(cols.start + first, cols.index, cols.weight, from_, from_step, to + first * to_step, to_step,
+                           i - first, channels, value)
+        if run:
             memcpy(to + i * to_step, from_ + cols.index[cols.start[i]] * from_step, run * channels * sizeof(float))
-        elif cols.start[i] == cols.start[i + 1]:
-            fill(to + i * to_step, to_step, 1, channels, value)
-        else:
-            for t in range(cols.start[i], cols.start[i + 1]):
-                add_term(simd, t == cols.start[i], cols.weight[t], from_ + cols.index[t] * from_step, to + i * to_step,
-                         channels)
         i += run
+        first = i
+
+
+cdef inline bint repeats(const terms *t, int64_t i) noexcept nogil:
+    # result i is that before it
+    cdef int64_t count = t.start[i + 1] - t.start[i], k
+    if i == 0 or count != t.start[i] - t.start[i - 1]:
+        return False
+    for k in range(t.start[i], t.start[i + 1]):
+        if t.index[k] != t.index[k - count] or t.weight[k] != t.weight[k - count]:
+            return False
+    return True
+
+
+cdef void copy_pixels(const float *from_, float *to, int64_t step, int64_t pixels, int64_t channels) noexcept nogil:
+    cdef int64_t i
+    if step == channels:
+        channels, pixels = pixels * channels, 1
+    for i in range(pixels):
+        memcpy(to + i * step, from_ + i * step, channels * sizeof(float))
 
 
 cdef int resample(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -104,14 +115,17 @@ cdef int resample(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef const cnx_tensor *dst = &args.dst[0]
     cdef terms rows = read_terms(&args.src[1])
     cdef terms cols = read_terms(&args.src[4])
-    cdef int64_t pixels = dst.shape[2], channels = dst.shape[3], line, oh, from_step
+    cdef int64_t pixels = dst.shape[2], channels = dst.shape[3], first = worker.tile * p.rows, line, oh, from_step
     cdef const float *image
     cdef const float *from_
     cdef float *to
-    for line in range(worker.tile * p.rows, min((worker.tile + 1) * p.rows, dst.shape[0] * dst.shape[1])):
+    for line in range(first, min(first + p.rows, dst.shape[0] * dst.shape[1])):
         oh = line % dst.shape[1]
         image = <const float *>src.data + line // dst.shape[1] * src.stride[0]
         to = <float *>dst.data + line // dst.shape[1] * dst.stride[0] + oh * dst.stride[1]
+        if line > first and repeats(&rows, oh):
+            copy_pixels(to - dst.stride[1], to, dst.stride[2], pixels, channels)
+            continue
         if rows.start[oh] == rows.start[oh + 1]:
             fill(to, dst.stride[2], pixels, channels, <float>p.value)
             continue
@@ -128,45 +142,6 @@ cdef int resample(const cnx_args *args, cnx_worker *worker) noexcept nogil:
 
 cdef struct transpose_params:
     int64_t rows, cols              # of dst in a tile
-
-
-cdef inline void transpose_edge(const float *from_, int64_t from_step, float *to, int64_t to_step, int64_t rows,
-                                int64_t cols) noexcept nogil:
-    # to[r][c] = from[c][r]; the longer side is the inner loop
-    cdef int64_t r, c
-    if rows > cols:
-        for c in range(cols):
-            for r in range(rows):
-                to[r * to_step + c] = from_[c * from_step + r]
-    else:
-        for r in range(rows):
-            for c in range(cols):
-                to[r * to_step + c] = from_[c * from_step + r]
-
-
-cdef inline void transpose_block(const float *from_, int64_t from_step, float *to, int64_t to_step) noexcept nogil:
-    cdef float[BLOCK * BLOCK] block
-    cdef int64_t r, c
-    for c in range(BLOCK):
-        for r in range(BLOCK):
-            block[r * BLOCK + c] = from_[c * from_step + r]
-    for r in range(BLOCK):
-        memcpy(to + r * to_step, block + r * BLOCK, BLOCK * sizeof(float))
-
-
-cdef void transpose_blocks(const float *from_, int64_t from_step, float *to, int64_t to_step, int64_t rows,
-                           int64_t cols) noexcept nogil:
-    cdef int64_t r = 0, c
-    while r < rows:
-        c = 0
-        while c < cols:
-            if r + BLOCK <= rows and c + BLOCK <= cols:
-                transpose_block(from_ + c * from_step + r, from_step, to + r * to_step + c, to_step)
-            else:
-                transpose_edge(from_ + c * from_step + r, from_step, to + r * to_step + c, to_step,
-                               min(<int64_t>BLOCK, rows - r), min(<int64_t>BLOCK, cols - c))
-            c += BLOCK
-        r += BLOCK
 
 
 cdef int transpose(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -186,7 +161,7 @@ cdef int transpose(const cnx_args *args, cnx_worker *worker) noexcept nogil:
         from_ += batch % dst.shape[axis] * src.stride[axis]
         to += batch % dst.shape[axis] * dst.stride[axis]
         batch //= dst.shape[axis]
-    transpose_blocks(from_, from_step, to, to_step, min(p.rows, R - row), min(p.cols, C - col))
+    worker.simd.transpose(from_, from_step, to, to_step, min(p.rows, R - row), min(p.cols, C - col))
     return CNX_OK
 
 

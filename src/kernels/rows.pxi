@@ -41,8 +41,10 @@ cdef inline float *row_at(const cnx_tensor *t, int64_t row, int64_t first) noexc
     # address of element `first` of a row, rows counted over all axes but the last
     cdef int64_t offset = first * t.stride[t.rank - 1]
     cdef int i
-    for i in range(t.rank - 2, -1, -1):
+    for i in range(t.rank - 2, 0, -1):
         if t.stride[i] != 0:
             offset += row % t.shape[i] * t.stride[i]
         row //= t.shape[i]
+    if t.rank > 1:
+        offset += row * t.stride[0]
     return <float *>t.data + offset

@@ -9,6 +9,7 @@
 #include "elementwise.inc.c"
 #include "gemm.inc.c"
 #include "taps.inc.c"
+#include "move.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
 #define CNX_JOIN(a, b) CNX_JOIN_(a, b)
@@ -50,4 +51,7 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
 
     .sgd = sgd,
     .adam = adam,
+
+    .weighted_rows = weighted_rows,
+    .transpose = transpose,
 };

@@ -235,6 +235,27 @@ def test_a_faulty_pass_is_named_and_can_be_left_out(site, monkeypatch, fault):
     np.testing.assert_array_equal(net.predict(X), plain)
 
 
+def test_a_layer_that_a_pass_puts_in_is_named_when_it_fails_later(site):
+    install_pass(site, """
+import cnnext as cx
+
+class Fragile(cx.ReLU):
+    def forward(self, ctx, x):
+        return x.clip(0) if len(x) == 2 else x.nonsense
+
+    as_epilogue, lower = cx.Layer.as_epilogue, cx.Layer.lower
+
+def swap(graph):
+    rule = lambda g, node, inputs: g.apply(Fragile(), *inputs) if type(node.layer) is cx.ReLU else None
+    return graph.rebuild(rule)
+""")
+    net = pooled_net()
+    net.predict(X)
+    with pytest.raises(cx.PluginError, match=r"its forward raised AttributeError.*cnnext plugins doctor") as error:
+        net.predict(images(3, 5, 6, 3))
+    assert error.match(OWNER)
+
+
 def test_the_line_to_type_without_other_plugins(site, monkeypatch):
     install_pass(site, "def swap(graph):\n    return 3")
     monkeypatch.setenv("CNNEXT_PLUGINS", "acme-passes")

@@ -28,16 +28,13 @@ def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value
         return inputs
     if layer.data_format == "channels_first":
         inputs = [_permute(g, v, first=False) for v in inputs]
-    inner = _channels_last_twin(layer)
+    inner = channels_last_twin(layer)
     first = len(g.nodes)
-    with contained(inner, "compose rule"):
-        composed = inner.compose(g, *inputs, weights=weights)
-        _check_composed(inner, inputs, composed)
+    composed = composition(g, inner, inputs, weights)
     if composed is None:
         outputs = g.apply(inner, *inputs, weights=weights, name=name)
     else:
-        outputs = [composed] if isinstance(composed, Value) else list(composed)
-        outputs = _expand_composed(g, first, outputs)
+        outputs = _expand_composed(g, first, composed)
     activation = getattr(layer, "activation", None)
     if activation is not None and composed is None:
         from cnnext.layers.activation import activation_layer
@@ -49,17 +46,29 @@ def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value
     return outputs
 
 
-def _check_composed(layer: Layer, inputs: list[Value], composed: Value | Sequence[Value] | None) -> None:
-    if composed is None or not layer.type_name or layer.type_name.startswith("cnnext/"):
+def composition(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value]) -> list[Value] | None:
+    """Append what a channels-last layer composes and return what stands for its outputs; None if it composes nothing."""
+    with contained(layer, "compose rule"):
+        composed = layer.compose(g, *inputs, weights=weights)
+        if composed is None:
+            return None
+        values = [composed] if isinstance(composed, Value) else list(composed)
+        _check_composed(layer, inputs, values)
+        return values
+
+
+def _check_composed(layer: Layer, inputs: list[Value], composed: list[Value]) -> None:
+    if not layer.type_name or layer.type_name.startswith("cnnext/"):
         return
-    made = [v.shape for v in ([composed] if isinstance(composed, Value) else composed)]
+    made = [v.shape for v in composed]
     wanted = layer.infer_shapes(*(v.shape for v in inputs))
     if made != wanted:
         raise PluginError(message(layer.where, "compose", f"return values of the shapes {wanted} that the shape rule says",
                                   made))
 
 
-def _channels_last_twin(layer: Layer) -> Layer:
+def channels_last_twin(layer: Layer) -> Layer:
+    """A layer that computes the same of channels-last values."""
     if layer.data_format == "channels_last":
         return layer
     twin = copy.copy(layer)

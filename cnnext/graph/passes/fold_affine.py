@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cnnext.graph.graph import Graph, Node, Value
 from cnnext.layers.layer import Layer
+from cnnext.plugins import contained
 
 
 def fold_affine(graph: Graph) -> Graph:
@@ -21,10 +22,13 @@ def fold_affine(graph: Graph) -> Graph:
             return None
         if producer.epilogue is not None or len(producer.outputs) != 1:
             return None
-        affine = node.layer.as_affine(g, node)
-        if affine is None:
-            return None
-        weights = producer.layer.fold_affine(g, producer, *affine)
+        with contained(node.layer, "as_affine"):
+            affine = node.layer.as_affine(g, node)
+            if affine is None:
+                return None
+            scale, shift = affine
+        with contained(producer.layer, "fold_affine"):
+            weights = producer.layer.fold_affine(g, producer, scale, shift)
         if weights is None:
             return None
         return [g.apply1(producer.layer, *producer.inputs, weights=weights, name=producer.name)]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from cnnext._native.executor import UNARY
+from cnnext.errors import PluginError, unknown
 from cnnext.graph.graph import Epilogue, Graph, Node, Value
 from cnnext.layers.elementwise import Add
+from cnnext.layers.layer import Layer
+from cnnext.plugins import contained
 
 
 def fuse_epilogues(graph: Graph) -> Graph:
@@ -39,7 +43,7 @@ def _absorb(epilogue: Epilogue, follower: Node, value: Value) -> Epilogue | None
         if other is value or other.shape != value.shape:
             return None
         return Epilogue(other, epilogue.low, epilogue.high, None, names)
-    function = follower.layer.as_epilogue()
+    function = function_of(follower.layer)
     if function is None or epilogue.post is not None or len(follower.inputs) != 1:
         return None
     name, constants = function
@@ -48,6 +52,18 @@ def _absorb(epilogue: Epilogue, follower: Node, value: Value) -> Epilogue | None
         low, high = constants
         return Epilogue(epilogue.add, min(max(epilogue.low, low), high), min(max(epilogue.high, low), high), None, names)
     return Epilogue(epilogue.add, epilogue.low, epilogue.high, (name, constants), names)
+
+
+def function_of(layer: Layer) -> tuple[str, tuple[float, ...]] | None:
+    """What ``as_epilogue`` says, once it is known to be a function that kernels have."""
+    with contained(layer, "as_epilogue"):
+        found = layer.as_epilogue()
+        if found is not None:
+            name, constants = found
+            if name not in UNARY:
+                raise PluginError(f"{layer.where}: {unknown('function', name, UNARY)}")
+            found = name, tuple(float(c) for c in constants)
+    return found
 
 
 def _comes_too_late(add: Value | None, node: Node, order: dict[Node, int], absorbed_by: dict[Node, Node]) -> bool:

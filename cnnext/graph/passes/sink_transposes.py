@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from math import prod
 
 from cnnext.graph.graph import Graph, Node, Shape, Value, constant
+from cnnext.plugins import contained
 
 Axes = tuple[int, ...]
 
@@ -70,7 +71,8 @@ def _sink_below(g: Graph, node: Node, inputs: list[Value], largest: Value) -> li
 
     assert largest.node is not None
     axes: Axes = largest.node.layer.axes  # type: ignore[attr-defined]
-    commuted = node.layer.commuted(node, axes)
+    with contained(node.layer, "commuted"):
+        commuted = node.layer.commuted(node, axes)
     if commuted is None:
         return None
     others = [v for v in inputs if not v.is_persistent and not (_is_transpose(v.node) and _axes(v) == axes)]

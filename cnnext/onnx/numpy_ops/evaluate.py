@@ -15,11 +15,9 @@ from cnnext.onnx.numpy_ops.common import Array, Contents, TensorType, Types, ref
 from cnnext.onnx.numpy_ops.families import OPERATORS, RULES
 from cnnext.onnx.operator import Operator
 
-_DOMAINS = ("", "ai.onnx")
-
 
 def _own(op: Operator, table: dict[str, Any]) -> Any:
-    return table.get(op.op_type if op.domain in _DOMAINS else op.title)
+    return table.get(op.title)
 
 
 def is_supported(op: Operator) -> bool:
@@ -55,7 +53,8 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
     own = all(x is None or isinstance(x, np.ndarray) for x in trimmed)  # sequences are the reference's affair
     function = _own(op, OPERATORS) if own else None
     try:
-        _check_size(op, _early_types(op, trimmed) if own else None, max_elements)
+        types = _told(op, [None if x is None else (x.dtype, x.shape) for x in trimmed], trimmed) if own else None
+        _check_size(op, types, max_elements)
         with np.errstate(all="ignore"):
             result = function(op, *trimmed) if function is not None else NotImplemented
             if result is NotImplemented:
@@ -69,6 +68,11 @@ def evaluate(op: Operator, inputs: Sequence[Array | None], max_elements: int = M
     for wanted, y in zip(op.wanted, outputs, strict=True):
         if wanted and y is None:
             raise refuse(op, "outputs", "be ones that the operator has", len(op.wanted))
+    for y, expected in zip(outputs, types or ()):
+        if y is not None and (y.dtype, y.shape) != expected:  # NumPy takes more dtypes and shapes than ONNX
+            reason = ValueError if y.dtype == expected[0] else TypeError
+            wrong = f"gives {y.dtype} {y.shape} instead of {expected[0]} {expected[1]}"
+            raise reason(_complaint(op, trimmed, reason(wrong)))
     return outputs
 
 
@@ -87,11 +91,11 @@ def _trim(inputs: Sequence[Array | None]) -> list[Array | None]:
     return list(inputs[:end])
 
 
-def _early_types(op: Operator, inputs: Sequence[Array | None]) -> list[TensorType] | None:
-    """Dtypes and shapes of the outputs before they are computed, where an own rule tells."""
+def _told(op: Operator, types: Types, contents: Contents) -> list[TensorType] | None:
+    """Dtypes and shapes of the outputs, by an own rule or by shape inference."""
     rule = _own(op, RULES)
-    types = rule(op, [None if x is None else (x.dtype, x.shape) for x in inputs], inputs) if rule is not None else None
-    return None if types is NotImplemented else types
+    result = rule(op, types, contents) if rule is not None else NotImplemented
+    return reference.infer(op, types, contents) if result is NotImplemented else result
 
 
 def _check_size(op: Operator, types: Sequence[TensorType] | None, max_elements: int) -> None:
@@ -134,11 +138,8 @@ def infer(op: Operator, inputs: Types, contents: Contents) -> list[TensorType] |
     while types and types[-1] is None:
         types.pop()
     known = list(contents[:len(types)]) + [None] * (len(types) - len(contents))
-    rule = _own(op, RULES)
     try:
-        result = rule(op, types, known) if rule is not None else NotImplemented
-        if result is NotImplemented:
-            result = reference.infer(op, types, known)
+        result = _told(op, types, known)
         _check_size(op, result, MAX_ELEMENTS)
     except TypeError as e:
         raise TypeError(_type_complaint(op, types, e)) from e

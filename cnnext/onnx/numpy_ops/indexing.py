@@ -113,9 +113,11 @@ def _slices(op: Operator, types: Types, contents: Contents) -> list[slice] | Non
         raise refuse(op, "starts", "have as many elements as ends, axes and steps", starts)
     if 0 in steps:
         raise refuse(op, "steps", "not be 0", steps)
-    result = [slice(None)] * len(shape)  # Python's own clamping is what ONNX asks for
+    result = [slice(None)] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        result[axis_of(op, axis, len(shape), "axes")] = slice(start, end, step)
+        axis = axis_of(op, axis, len(shape), "axes")
+        # ONNX clamps as Python does, but for a backward start before the first element, which is the first element.
+        result[axis] = slice(max(start, -shape[axis]) if step < 0 else start, end, step)
     return result
 
 

@@ -39,12 +39,12 @@ def _attribute(name: str, value: Any, declared: Any) -> Any:
 
 
 def node(op: Operator, present: tuple[bool, ...]) -> Any:
-    """Build the operator's ``NodeProto``: inputs ``x0``, ``x1``, ... where present, outputs ``y0``, ... where wanted."""
+    """Build the operator's ``NodeProto``: inputs ``x0``, ``x1``, ... where present, outputs ``y0``, ... up to the last."""
     cached = _nodes.setdefault(op, {})
     if present not in cached:
         declared = schema(op)
         result = helper.make_node(op.op_type, [f"x{i}" if there else "" for i, there in enumerate(present)],
-                                  [f"y{i}" if wanted else "" for i, wanted in enumerate(op.wanted)], domain=op.domain)
+                                  [f"y{i}" for i in range(len(op.wanted))], domain=op.domain)
         result.attribute.extend(_attribute(name, value, declared) for name, value in op.attributes.items()
                                 if value is not None)
         cached[present] = result
@@ -63,9 +63,8 @@ def evaluator(op: Operator, present: tuple[bool, ...]) -> Any:
         graph = helper.make_graph([made], op.op_type, [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
                                                        for name in made.input if name],
                                   [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None)
-                                   for name in made.output if name])
-        reference = ReferenceEvaluator(graph, opsets={op.domain: op.version, "": onnx.defs.onnx_opset_version(),
-                                                      **({"": op.version} if not op.domain else {})})
+                                   for name in made.output])
+        reference = ReferenceEvaluator(graph, opsets={"": onnx.defs.onnx_opset_version(), op.domain: op.version})
         run = reference.rt_nodes_[0]
         declared = schema(op)
         if declared is not None and not isinstance(run, OpFunction) and run._schema is not declared:
@@ -88,8 +87,7 @@ def _set_defaults(run: Any, made: Any, declared: Any) -> None:
 
 def evaluate(op: Operator, inputs: Sequence[Array | None]) -> Sequence[Any]:
     """Run the reference implementation."""
-    run = evaluator(op, _presence(inputs))
-    return run.run(*inputs, context={} if run.need_context() else None)
+    return evaluator(op, _presence(inputs)).run(*inputs)
 
 
 def is_supported(op: Operator) -> bool:
@@ -98,11 +96,9 @@ def is_supported(op: Operator) -> bool:
     if declared is None:
         return False
     try:
-        run = evaluator(op, (True,) * declared.min_input)
-    except Exception:
+        return not evaluator(op, (True,) * declared.min_input).has_subgraph  # which reads values from around the operator
+    except Exception:  # of many kinds: an attribute that is missing, no implementation, a function body that is refused
         return False
-    graphs = (a.g for a in run.onnx_node.attribute if a.type == onnx.AttributeProto.GRAPH)
-    return not any(run.implicit_inputs(graph) for graph in graphs)  # values from around the operator are not at hand
 
 
 def infer(op: Operator, types: Types, contents: Contents) -> list[TensorType] | None:

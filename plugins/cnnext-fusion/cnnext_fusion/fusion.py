@@ -68,6 +68,7 @@ class Fusion(Layer):
     """
 
     type_name = "fusion/Fusion@1"
+    onnx_as_composed = True
     n_inputs = None
 
     mode: str = choice("sum", "mean", "max", "product", "concat", "weighted", "gated", "bilinear")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._resample import AxisMap, Interpolation, Resample, lower_resample, resized_axis
+from cnnext.layers._resample import AxisMap, Interpolation, Resample, export_resample, lower_resample, resized_axis
 from cnnext.layers.attributes import Pair, choice, data_format, pair
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Resize(Layer):
@@ -43,6 +48,15 @@ class Resize(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src = b.view(node.inputs[0])
         lower_resample(b, src, b.view(node.output), *self.maps(src.shape))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        if self.mode == "nearest":  # where a point lies between two pixels, runtimes round differently
+            export_resample(b, node, *self.maps((src.shape[0], *b.extents(src))))
+            return
+        x = b.get_first(src)
+        b.result_first(node.output, "Resize", [x, "", "", b.image_sizes(x, self.size)], mode="linear",
+                       coordinate_transformation_mode="half_pixel")
 
     def maps(self, shape: Shape) -> tuple[AxisMap, AxisMap]:
         """Which source rows and columns make those of the result."""

@@ -29,6 +29,7 @@ class SqueezeExcite(Layer):
     """
 
     type_name = "fusion/SqueezeExcite@1"
+    onnx_as_composed = True
 
     ratio: int = integer(16, minimum=1)
     data_format: str = data_format()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
@@ -18,6 +18,9 @@ from cnnext_normalization._channels import (
     normalize_gradient,
 )
 from cnnext_normalization._lowering import known_channels, native_step, scale_and_center
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class BatchNorm(Layer):
@@ -92,6 +95,13 @@ class BatchNorm(Layer):
         stats = b.temp((1, 4, channels))
         lower_moving_statistics(b, [b.view(v) for v in _moving(node)], stats, self.epsilon)
         lower_normalize(b, node, stats, gamma, beta, False)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        both = gamma_and_beta(node.weights, known_channels(self, src.shape, 2))
+        tables = [b.get(v) for v in (both["gamma"], both["beta"], *_moving(node))]
+        b.result_first(node.output, "BatchNormalization", [b.get_first(src), *tables], epsilon=self.epsilon,
+                       momentum=self.momentum)
 
     def as_affine(self, g: Graph, node: Node) -> tuple[Value, Value] | None:
         both = gamma_and_beta(node.weights, known_channels(self, node.output.shape, 2))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from cnnext.graph.graph import Graph, Shape, Value
+import numpy as np
+
+from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.attributes import boolean, data_format, integer, number
 from cnnext.layers.layer import Layer, ParameterSpec
 from cnnext_normalization._channels import ChannelNormalize, ChannelStatistics, gamma_and_beta
 from cnnext_normalization._lowering import known_channels, scale_and_center
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class SampleNorm(Layer, ABC):
@@ -74,6 +79,22 @@ class GroupNorm(SampleNorm):
             raise self.error("groups", "divide the channels of the source", self.groups, shape)
         return channels // self.groups
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        channels, x = known_channels(self, src.shape, self.rank), b.get_first(src)
+        gamma, beta = gamma_and_beta(node.weights, channels).values()
+        if b.opset >= 21 and len(src.shape) > 2:    # before, it had one scale for each group
+            b.result_first(node.output, "GroupNormalization", [x, b.get(gamma), b.get(beta)], epsilon=self.epsilon,
+                           num_groups=self.groups)
+            return
+        # a group of channels as one channel of a longer image
+        ones, zeros = (b.constant(fill(self.groups, np.float32)) for fill in (np.ones, np.zeros))
+        grouped = b.op("InstanceNormalization", b.op("Reshape", x, b.ints(0, self.groups, -1)), ones, zeros,
+                       epsilon=self.epsilon)
+        whole = b.op("Reshape", grouped, b.op("Shape", x))
+        scale, shift = (b.weight(v, shape=(channels, *[1] * (len(src.shape) - 2))) for v in (gamma, beta))
+        b.result_first(node.output, "Add", [b.op("Mul", whole, scale), shift])
+
 
 class InstanceNorm(SampleNorm):
     """``(x - mean) / sqrt(variance + epsilon) * gamma + beta``, over the pixels of each channel of each sample.
@@ -106,3 +127,9 @@ class InstanceNorm(SampleNorm):
     def group_size(self, shape: Shape) -> int:
         known_channels(self, shape, self.rank)
         return 1
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        both = gamma_and_beta(node.weights, known_channels(self, src.shape, self.rank))
+        b.result_first(node.output, "InstanceNormalization", [b.get_first(src), b.get(both["gamma"]), b.get(both["beta"])],
+                       epsilon=self.epsilon)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -22,6 +22,9 @@ from cnnext_normalization._lowering import (
     shard_count,
     tile_rows,
 )
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class RowNorm(Layer):
@@ -57,6 +60,27 @@ class RowNorm(Layer):
         native_step(b, "row_norm", [src, b.view(both["gamma"]), b.view(both["beta"]), *add], [dst], params,
                     tiles=-(-math.prod(dst.shape[1:-1]) // rows), macs=3 * dst.size,
                     why=" + ".join(["rows", *epilogue.names]))
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        axis, x = len(src.shape) - 1, b.get(src)
+        gamma, beta = gamma_and_beta(node.weights, known_channels(self, src.shape, 2)).values()
+        if self.centered and b.opset >= 17:
+            b.result(node.output, "LayerNormalization", [x, b.get(gamma), b.get(beta)], axis=-1, epsilon=self.epsilon)
+            return
+        if not self.centered and b.opset >= 23:
+            b.result(node.output, "RMSNormalization", [x, b.get(gamma)], axis=-1, epsilon=self.epsilon)
+            return
+        if self.centered:
+            inputs, attributes = b.reduction("ReduceMean", x, [axis])
+            x = b.op("Sub", x, b.op("ReduceMean", *inputs, **attributes))
+        inputs, attributes = b.reduction("ReduceMean", b.op("Mul", x, x), [axis])
+        square = b.op("ReduceMean", *inputs, **attributes)
+        x = b.op("Div", x, b.op("Sqrt", b.op("Add", square, b.scalar(self.epsilon))))
+        if self.centered:
+            b.result(node.output, "Add", [b.op("Mul", x, b.get(gamma)), b.get(beta)])
+        else:
+            b.result(node.output, "Mul", [x, b.get(gamma)])
 
 
 class LayerNorm(RowNorm):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.attributes import data_format, integer, number
 from cnnext.layers.layer import Gradients, Layer
 from cnnext_normalization._lowering import known_channels, native_step, sample_rows, tile_rows
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class LocalResponseNorm(Layer):
@@ -52,6 +56,21 @@ class LocalResponseNorm(Layer):
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         self.lower_rows(b, node)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        x = b.get_first(src)
+        # ONNX Runtime has the operator for images, odd sizes and factors above 0 only.
+        if len(src.shape) == 4 and self.size % 2 and self.alpha > 0 and self.beta > 0:
+            b.result_first(node.output, "LRN", [x], size=self.size, alpha=self.alpha, beta=self.beta, bias=self.bias)
+            return
+        # the channels as rows of an image of one channel, of which a pool takes the means
+        channels, before, after = src.shape[-1], (self.size - 1) // 2, self.size // 2
+        rows = b.op("Reshape", b.op("Mul", x, x), b.ints(0, 1, channels, -1))
+        means = b.op("AveragePool", rows, kernel_shape=[self.size, 1], strides=[1, 1], pads=[before, 0, after, 0],
+                     count_include_pad=1)
+        base = b.op("Add", b.op("Mul", b.op("Reshape", means, b.op("Shape", x)), b.scalar(self.alpha)), b.scalar(self.bias))
+        b.result_first(node.output, "Div", [x, b.op("Pow", base, b.scalar(self.beta))])
 
     def lower_rows(self, b: PlanBuilder, node: Node) -> None:
         """Append the step of the forward pass, or with diff_dst as a second input that of the backward pass."""

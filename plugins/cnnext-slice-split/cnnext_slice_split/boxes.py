@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 Range = tuple[int, "int | None"]  # start and stop, exclusive; no stop: to the end
 Box = tuple[Range, ...]           # one range for each axis but the batch
@@ -85,6 +89,18 @@ class Cut(Layer):
         for part, value in zip(self.view(node, b.view(node.inputs[0])), node.outputs, strict=True):
             if b.view(value) != part:
                 copy_view(b, part, b.view(value), why="slice")
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        b.extents(src)
+        for box, value in zip(self.cuts(src.shape), node.outputs, strict=True):
+            ranges = {order.index(axis): part for axis, part in enumerate(box, 1)
+                      if part not in ((0, None), (0, src.shape[axis]))}
+            if ranges:
+                b.result(value, *b.slice(b.get(src, order), ranges), order)
+            else:
+                b.alias(value, src)
 
 
 class PutBack(Layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
@@ -11,6 +12,9 @@ from cnnext.layers.attributes import Pair, pair
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
 from cnnext_slice_split.boxes import Box, Boxes, Cut, box_view, concrete
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class GridJoin(Layer):
@@ -82,6 +86,13 @@ class GridJoin(Layer):
         for value, target in zip(node.inputs, self.place(node, b.view(node.output)), strict=True):
             if b.view(value) != target:
                 copy_view(b, b.view(value), target, why="join")
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        order, cols = b.layout(*node.inputs), self.grid[1]
+        parts = [b.get(v, order) for v in node.inputs]
+        lines = [parts[i : i + cols] for i in range(0, len(parts), cols)]
+        whole = [b.op("Concat", *line, axis=order.index(2)) if cols > 1 else line[0] for line in lines]
+        b.result(node.output, "Concat", whole, order, axis=order.index(1))
 
 
 def _total(extents: list[int | None]) -> int | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnnext.graph.graph import Shape
+from cnnext.graph.graph import Node, Shape
 from cnnext.layers.attributes import Attribute, Pair, as_int, fail, integer, pair
 from cnnext.layers.attributes import shape as extents
 from cnnext_slice_split.boxes import Box, Cut, Range, grid_edges
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 def rows_of(length: int, names: str) -> Any:
@@ -115,6 +118,15 @@ class Split(Cut):
                 raise self.error("sections", f"add up to the extent {extent}", self.sections, src)
             ranges = list(pairwise(accumulate(self.sections, initial=0)))
         return [tuple(part if i == axis else (0, None) for i in range(1, len(src))) for part in ranges]
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order, axis = b.layout(src), self.axis % len(src.shape)
+        sizes = [v.shape[axis] for v in node.outputs]
+        if None in sizes and b.opset < 18:
+            b.extents(src)
+        inputs, parts = ([], {"num_outputs": len(sizes)}) if None in sizes else ([b.ints(*sizes)], {})
+        b.results(node.outputs, "Split", [b.get(src, order), *inputs], order, axis=order.index(axis), **parts)
 
 
 class Slice(Cut):

@@ -42,6 +42,7 @@ class RegionwiseConv2D(Layer):
     """
 
     type_name = "slice-split/RegionwiseConv2D@1"
+    onnx_as_composed = True
 
     filters: int = integer(minimum=1)
     kernel_size: Pair = pair()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from cnnext.graph.graph import Graph, Shape, Value
+from typing import TYPE_CHECKING
+
+from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.attributes import choice, data_format, integer
 from cnnext.layers.layer import Layer
 from cnnext.layers.permute import Permute
 from cnnext.layers.reshape import Reshape
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class ChannelShuffle(Layer):
@@ -46,6 +51,14 @@ class ChannelShuffle(Layer):
         rank = len(outer) + 1
         return rearranged(g, x[0], (*outer, self.groups, channels // self.groups), (*range(rank), rank + 1, rank),
                           (*outer, channels), self.name)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        channels, x = src.shape[-1], b.get_first(src)
+        if channels is None:
+            raise self.error("src", "have a known number of channels to be exported", src.shape)
+        dealt = b.op("Transpose", b.op("Reshape", x, b.ints(0, self.groups, channels // self.groups, -1)), perm=[0, 2, 1, 3])
+        b.result_first(node.output, "Reshape", [dealt, b.op("Shape", x)])
 
 
 class _Blocks(Layer):
@@ -91,6 +104,16 @@ class SpaceToDepth(_Blocks):
         axes = (0, 1, 3, 2, 4, 5) if self.mode == "DCR" else (0, 1, 3, 5, 2, 4)
         return rearranged(g, x[0], (out[0], size, out[1], size, channels), axes, out, self.name)
 
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,), size = node.inputs, self.block_size
+        if self.mode == "DCR":
+            b.result_first(node.output, "SpaceToDepth", [b.get_first(src)], blocksize=size)
+            return
+        rows, cols, channels = b.extents(node.output)
+        blocks = b.op("Reshape", b.get_first(src), b.ints(0, channels // size**2, rows, size, cols, size))
+        blocks = b.op("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4])
+        b.result_first(node.output, "Reshape", [blocks, b.ints(0, channels, rows, cols)])
+
 
 class DepthToSpace(_Blocks):
     """Channels as blocks of B x B pixels: (N, H, W, B*B*C) to (N, H*B, W*B, C); also called pixel shuffle.
@@ -128,6 +151,9 @@ class DepthToSpace(_Blocks):
         inner = (size, size, channels) if self.mode == "DCR" else (channels, size, size)
         axes = (0, 1, 3, 2, 4, 5) if self.mode == "DCR" else (0, 1, 4, 2, 5, 3)
         return rearranged(g, x[0], (rows, cols, *inner), axes, (rows * size, cols * size, channels), self.name)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        b.result_first(node.output, "DepthToSpace", [b.get_first(node.inputs[0])], blocksize=self.block_size, mode=self.mode)
 
 
 def rearranged(g: Graph, x: Value, before: tuple[int, ...], axes: tuple[int, ...], after: tuple[int, ...],

@@ -27,7 +27,8 @@ def plain_nms(boxes, scores, limit, threshold, least):
     found = []
     for n in range(scores.shape[0]):
         for c in range(scores.shape[1]):
-            order = sorted((i for i in range(scores.shape[2]) if scores[n, c, i] > least), key=lambda i: (-scores[n, c, i], i))
+            order = sorted((i for i in range(scores.shape[2]) if scores[n, c, i] > least),
+                           key=lambda i: (-scores[n, c, i], i))
             kept = []
             for i in order:
                 if len(kept) < limit and all(overlap(boxes[n, i], boxes[n, k]) <= threshold for k in kept):
@@ -72,14 +73,16 @@ def test_defaults_keep_nothing():
 
 
 @settings(max_examples=40)
-@given(seed=SEED, mode=st.sampled_from(["avg", "max"]), ratio=st.integers(0, 3), out=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+@given(seed=SEED, mode=st.sampled_from(["avg", "max"]), ratio=st.integers(0, 3),
+       out=st.tuples(st.integers(1, 4), st.integers(1, 4)),
        half=st.booleans(), rois=st.integers(0, 5), version=st.sampled_from([10, 16, 22]))
 def test_roi_align(seed, mode, ratio, out, half, rois, version):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((2, 3, 7, 9)).astype(np.float32)
     corners = rng.uniform(-3, 22, (rois, 2, 2))
     boxes = np.concatenate([corners.min(1), corners.max(1) + 0.5], 1).astype(np.float32)
-    attributes = {"mode": mode, "sampling_ratio": ratio, "output_height": out[0], "output_width": out[1], "spatial_scale": 0.5}
+    attributes = {"mode": mode, "sampling_ratio": ratio, "output_height": out[0], "output_width": out[1],
+                  "spatial_scale": 0.5}
     if version >= 16:
         attributes["coordinate_transformation_mode"] = "half_pixel" if half else "output_half_pixel"
     else:

@@ -17,8 +17,8 @@ from tests.onnx.numpy_ops.oracles import check, evaluate, onnxruntime
 SEED = st.integers(0, 2**32 - 1)
 
 
-@pytest.mark.parametrize("op_type, function", [("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply), ("Div", np.divide),
-                                               ("Pow", np.power)])
+@pytest.mark.parametrize("op_type, function", [("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply),
+                                               ("Div", np.divide), ("Pow", np.power)])
 @pytest.mark.parametrize("shape, axis", [((5,), None), ((4, 5), None), ((3, 4), 1), ((2,), 0), ((4,), -2), ((), None)])
 def test_broadcasting_below_opset_7(op_type, function, shape, axis):
     rng = np.random.default_rng(0)
@@ -41,7 +41,8 @@ def test_comparison_below_opset_7(op_type):
 
 
 def test_prelu_below_opset_7_has_a_slope_for_each_channel():
-    x, slope = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32), np.array([0.1, 0.2, 0.3], np.float32)
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    slope = np.array([0.1, 0.2, 0.3], np.float32)
     check(Operator("PRelu", version=6), [x, slope], [np.where(x < 0, slope[:, None, None] * x, x)])
 
 
@@ -63,7 +64,8 @@ def test_division_by_zero_does_not_raise():
 def test_mod(dtype, fmod):
     a, b = np.meshgrid(np.arange(-9, 10), [i for i in range(-4, 5) if i])
     expected = np.fmod(a, b) if fmod else a - np.floor(a / b) * b
-    check(Operator("Mod", version=13, attributes={"fmod": fmod}), [a.astype(dtype), b.astype(dtype)], [expected.astype(dtype)])
+    check(Operator("Mod", version=13, attributes={"fmod": fmod}), [a.astype(dtype), b.astype(dtype)],
+          [expected.astype(dtype)])
 
 
 def test_integer_powers():
@@ -91,7 +93,8 @@ def test_broadcasting(seed, op_type, a, b):
 
 @pytest.mark.parametrize("op_type, attributes", [
     ("Relu", {}), ("LeakyRelu", {"alpha": 0.3}), ("Elu", {"alpha": 0.7}), ("Selu", {}), ("Celu", {"alpha": 0.6}),
-    ("ThresholdedRelu", {"alpha": 0.4}), ("Sigmoid", {}), ("HardSigmoid", {"alpha": 0.3}), ("HardSwish", {}), ("Softplus", {}),
+    ("ThresholdedRelu", {"alpha": 0.4}), ("Sigmoid", {}), ("HardSigmoid", {"alpha": 0.3}), ("HardSwish", {}),
+    ("Softplus", {}),
     ("Softsign", {}), ("Erf", {}), ("Mish", {}), ("Gelu", {}), ("Gelu", {"approximate": "tanh"}), ("Shrink", {"bias": 0.2}),
     ("Tanh", {}), ("Reciprocal", {}), ("Round", {}), ("Sign", {}), ("Floor", {}), ("Ceil", {}), ("Exp", {}), ("Sqrt", {}),
 ])

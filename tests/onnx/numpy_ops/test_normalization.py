@@ -38,7 +38,8 @@ def test_batch_normalization_of_every_version(version):
 def test_batch_normalization_of_every_element():
     """Opset 8 and below: with `spatial` 0, each element of a sample has its own statistics."""
     shape = (3, 4, 5)
-    x, scale, bias, mean, var = normal(0, 2, *shape), *(normal(i, *shape) for i in (1, 2, 3)), np.abs(normal(4, *shape)) + 0.1
+    x, var = normal(0, 2, *shape), np.abs(normal(4, *shape)) + 0.1
+    scale, bias, mean = (normal(i, *shape) for i in (1, 2, 3))
     op = Operator("BatchNormalization", version=7, attributes={"spatial": 0})
     check(op, [x, scale, bias, mean, var], [scale * (x - mean) / np.sqrt(var + np.float32(1e-5)) + bias])
 
@@ -46,8 +47,8 @@ def test_batch_normalization_of_every_element():
 @pytest.mark.parametrize("version, outputs", [(15, 3), (9, 5)])
 def test_batch_normalization_in_training(version, outputs):
     x, scale, bias, mean, var = normal(0, 4, 3, 5), normal(1, 3), normal(2, 3), normal(3, 3), np.abs(normal(4, 3)) + 0.1
-    op = Operator("BatchNormalization", version=version, attributes={"momentum": 0.8, **({"training_mode": 1} if version > 9 else {})},
-                  wanted=(True,) * outputs)
+    attributes = {"momentum": 0.8, **({"training_mode": 1} if version > 9 else {})}
+    op = Operator("BatchNormalization", version=version, attributes=attributes, wanted=(True,) * outputs)
     batch_mean, batch_var = x.mean((0, 2)), x.var((0, 2))
     y = scale[:, None] * (x - batch_mean[:, None]) / np.sqrt(batch_var[:, None] + np.float32(1e-5)) + bias[:, None]
     expected = [y, 0.8 * mean + 0.2 * batch_mean, 0.8 * var + 0.2 * batch_var, batch_mean, batch_var]
@@ -81,7 +82,8 @@ def test_lp_normalization(p):
 
 
 @settings(max_examples=40)
-@given(seed=SEED, op_type=st.sampled_from(["Softmax", "LogSoftmax", "Hardmax"]), axis=st.sampled_from([None, 0, 1, 2, -1, -2]),
+@given(seed=SEED, op_type=st.sampled_from(["Softmax", "LogSoftmax", "Hardmax"]),
+       axis=st.sampled_from([None, 0, 1, 2, -1, -2]),
        version=st.sampled_from([1, 11, 13]))
 def test_softmax_of_every_version(seed, op_type, axis, version):
     x = normal(seed, 3, 4, 5)

@@ -27,7 +27,8 @@ def scale(rng, *shape):
 
 
 @settings(max_examples=60)
-@given(seed=SEED, dtype=st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32]), axis=st.sampled_from([None, 0, 1, -1]),
+@given(seed=SEED, dtype=st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32]),
+       axis=st.sampled_from([None, 0, 1, -1]),
        zero=st.booleans())
 def test_dequantize(seed, dtype, axis, zero):
     rng = np.random.default_rng(seed)
@@ -146,7 +147,8 @@ def test_quantized_unary(seed, dtype, last, op_type):
 @given(seed=SEED, quantized=st.booleans(), transposed=st.integers(0, 1))
 def test_quantized_gemm(seed, quantized, transposed):
     rng = np.random.default_rng(seed)
-    inputs = [draw(rng, np.uint8, 3, 7), scale(rng), draw(rng, np.uint8), draw(rng, np.int8, *((5, 7) if transposed else (7, 5))),
+    inputs = [draw(rng, np.uint8, 3, 7), scale(rng), draw(rng, np.uint8),
+              draw(rng, np.int8, *((5, 7) if transposed else (7, 5))),
               scale(rng), np.zeros((), np.int8), rng.integers(-1000, 1000, 5).astype(np.int32)]
     inputs += [scale(rng) * 10, draw(rng, np.uint8)] if quantized else []
     op = Operator("QGemm", "com.microsoft", 1, {"transB": transposed, "alpha": 1.0})

@@ -68,7 +68,8 @@ def test_batch_first_is_a_transposition(op_type):
     attributes = {"hidden_size": 4, "direction": "bidirectional"}
     y, *states = evaluate(Operator(op_type, version=14, attributes=attributes, wanted=wanted), inputs)
     swapped = [x.swapaxes(0, 1) if i in (0, 5, 6) and x is not None else x for i, x in enumerate(inputs)]
-    z, *swapped_states = evaluate(Operator(op_type, version=14, attributes={**attributes, "layout": 1}, wanted=wanted), swapped)
+    z, *swapped_states = evaluate(Operator(op_type, version=14, attributes={**attributes, "layout": 1}, wanted=wanted),
+                                  swapped)
     np.testing.assert_allclose(y.transpose(2, 0, 1, 3), z, rtol=1e-6)
     for a, b in zip(states, swapped_states, strict=True):
         np.testing.assert_allclose(a.swapaxes(0, 1), b, rtol=1e-6)

@@ -11,7 +11,8 @@ from cnnext.onnx.operator import Operator
 from tests.onnx.numpy_ops.oracles import check, evaluate, onnx_reference, onnxruntime
 
 SEED = st.integers(0, 2**32 - 1)
-COORDINATES = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize"]
+COORDINATES = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
+               "tf_crop_and_resize"]
 NEAREST = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
 
 

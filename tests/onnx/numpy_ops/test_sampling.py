@@ -67,6 +67,7 @@ def test_deform_conv(seed, group, offset_group, stride, dilation, pad, masked):
     mask = rng.uniform(0, 1, (1, offset_group * 4, oh, ow)) if masked else None
     inputs = [v if v is None else v.astype(np.float32) for v in (x, w, offset, rng.standard_normal(2), mask)]
     op = Operator("DeformConv", version=22, attributes={
-        "group": group, "offset_group": offset_group, "strides": [stride] * 2, "dilations": [dilation] * 2, "pads": [pad] * 4,
+        "group": group, "offset_group": offset_group, "strides": [stride] * 2, "dilations": [dilation] * 2,
+        "pads": [pad] * 4,
         "kernel_shape": [2, 2]})
     check(op, inputs, onnx_reference(op, inputs), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,136 @@
+/* Rows put together from others, and transposes.
+ *
+ * Design
+ *   Weighted rows: a row is finished vector by vector over all its terms, so it is written once, and a copy is a sum of one
+ *                  term of weight 1.
+ *   Transposes:    blocks of 8 x 8 (4 x 4 where vectors have four lanes) in registers: pairs of rows are interleaved, then
+ *                  pairs of pairs, then halves. Blocks go in groups of 16 x 16, so that each cache line of source and result
+ *                  is used up while it is near. What is left at the edges goes one by one, the longer side inside.
+ */
+
+CNX_INLINE void weighted_row(const int64_t *index, const float *weight, int64_t terms, const float *src, int64_t src_step,
+                             float *dst, int64_t n)
+{
+    int64_t c = 0;
+    for (; c + 4 * CNX_VL <= n; c += 4 * CNX_VL) {
+        vf sum[4];
+        const float *first = src + index[0] * src_step + c;
+        CNX_UNROLL for (int v = 0; v < 4; v++) sum[v] = weight[0] * load(first + v * CNX_VL);
+        for (int64_t t = 1; t < terms; t++) {
+            const float *term = src + index[t] * src_step + c;
+            CNX_UNROLL for (int v = 0; v < 4; v++) sum[v] += weight[t] * load(term + v * CNX_VL);
+        }
+        CNX_UNROLL for (int v = 0; v < 4; v++) store(dst + c + v * CNX_VL, sum[v]);
+    }
+    for (; c < n; c += CNX_VL) {
+        vf sum = weight[0] * load_row(src + index[0] * src_step + c, n - c);
+        for (int64_t t = 1; t < terms; t++) sum += weight[t] * load_row(src + index[t] * src_step + c, n - c);
+        store_row(dst + c, sum, n - c);
+    }
+}
+
+static void weighted_rows(const int64_t *start, const int64_t *index, const float *weight, const float *src,
+                          int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t n, float value)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t first = start[row], terms = start[row + 1] - first;
+        float *to = dst + row * dst_step;
+        if (terms)
+            weighted_row(index + first, weight + first, terms, src, src_step, to, n);
+        else
+            for (int64_t c = 0; c < n; c += CNX_VL) store_row(to + c, splat(value), n - c);
+    }
+}
+
+/* GCC has the common name since version 12 only. */
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (block_order){__VA_ARGS__})
+#endif
+
+#if CNX_VL == 4
+#define BLOCK 4
+typedef float block_row __attribute__((vector_size(16)));
+typedef int32_t block_order __attribute__((vector_size(16)));
+typedef float block_mem __attribute__((vector_size(16), aligned(4), may_alias));
+
+CNX_INLINE void transpose_registers(block_row *a)
+{
+    const block_row low_01 = SHUFFLE(a[0], a[1], 0, 4, 1, 5), high_01 = SHUFFLE(a[0], a[1], 2, 6, 3, 7);
+    const block_row low_23 = SHUFFLE(a[2], a[3], 0, 4, 1, 5), high_23 = SHUFFLE(a[2], a[3], 2, 6, 3, 7);
+    a[0] = SHUFFLE(low_01, low_23, 0, 1, 4, 5);
+    a[1] = SHUFFLE(low_01, low_23, 2, 3, 6, 7);
+    a[2] = SHUFFLE(high_01, high_23, 0, 1, 4, 5);
+    a[3] = SHUFFLE(high_01, high_23, 2, 3, 6, 7);
+}
+#else
+#define BLOCK 8
+typedef float block_row __attribute__((vector_size(32)));
+typedef int32_t block_order __attribute__((vector_size(32)));
+typedef float block_mem __attribute__((vector_size(32), aligned(4), may_alias));
+
+CNX_INLINE void transpose_registers(block_row *a)
+{
+    block_row pair[8], four[8];
+    CNX_UNROLL for (int i = 0; i < 8; i += 2)
+    {
+        pair[i] = SHUFFLE(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pair[i + 1] = SHUFFLE(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    CNX_UNROLL for (int i = 0; i < 8; i += 4) CNX_UNROLL for (int j = 0; j < 2; j++)
+    {
+        four[i + 2 * j] = SHUFFLE(pair[i + j], pair[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        four[i + 2 * j + 1] = SHUFFLE(pair[i + j], pair[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    CNX_UNROLL for (int i = 0; i < 4; i++)
+    {
+        a[i] = SHUFFLE(four[i], four[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        a[i + 4] = SHUFFLE(four[i], four[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+#endif
+
+CNX_INLINE void transpose_block(const float *src, int64_t src_step, float *dst, int64_t dst_step)
+{
+    block_row row[BLOCK];
+    CNX_UNROLL for (int i = 0; i < BLOCK; i++) row[i] = *(const block_mem *)(src + i * src_step);
+    transpose_registers(row);
+    CNX_UNROLL for (int i = 0; i < BLOCK; i++) *(block_mem *)(dst + i * dst_step) = row[i];
+}
+
+CNX_INLINE void transpose_edge(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols)
+{
+    if (rows > cols)
+        for (int64_t c = 0; c < cols; c++)
+            for (int64_t r = 0; r < rows; r++) dst[r * dst_step + c] = src[c * src_step + r];
+    else
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < cols; c++) dst[r * dst_step + c] = src[c * src_step + r];
+}
+
+/* A group of at most 16 x 16. */
+CNX_INLINE void transpose_group(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
+                                int64_t cols)
+{
+    const int64_t whole_rows = rows / BLOCK * BLOCK, whole_cols = cols / BLOCK * BLOCK;
+    for (int64_t c = 0; c < whole_cols; c += BLOCK)
+        for (int64_t r = 0; r < whole_rows; r += BLOCK)
+            transpose_block(src + c * src_step + r, src_step, dst + r * dst_step + c, dst_step);
+    if (whole_cols < cols)
+        transpose_edge(src + whole_cols * src_step, src_step, dst + whole_cols, dst_step, rows, cols - whole_cols);
+    if (whole_rows < rows)
+        transpose_edge(src + whole_rows, src_step, dst + whole_rows * dst_step, dst_step, rows - whole_rows, whole_cols);
+}
+
+static void transpose(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols)
+{
+    if (rows < BLOCK || cols < BLOCK) {
+        transpose_edge(src, src_step, dst, dst_step, rows, cols);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r += 16)
+        for (int64_t c = 0; c < cols; c += 16)
+            transpose_group(src + c * src_step + r, src_step, dst + r * dst_step + c, dst_step,
+                            rows - r < 16 ? rows - r : 16, cols - c < 16 ? cols - c : 16);
+}
