@@ -31,16 +31,17 @@ def main(quick: bool) -> None:
         print(f"Not installed: {', '.join(missing)}. They come with: make .venv/stamp-models")
         return
     rounds, seconds = (2, 0.1) if quick else (8, 0.4)
-    print(f"{'model':28} {'input':18} {'threads':>7} {'cnnext ms: best':>15} {'median':>8} {'ORT ms: best':>13} {'median':>8} "
-          f"{'ORT/cnnext':>11} {'median':>7}")
+    print(f"{'model':22} {'input':16} {'threads':>7}  {'cnnext ms: best':>15} {'median':>8}  {'ORT ms: best':>12} {'median':>8}"
+          f"  {'ORT/cnnext: best':>16} {'median':>7}")
     ratios: dict[int, list[tuple[float, float]]] = {n: [] for n in THREADS}
     for name, (model, feed) in workloads().items():
         for threads in THREADS:
             best, median = _measure(model, feed, threads, rounds, seconds)
             ratios[threads].append((best[1] / best[0], median[1] / median[0]))
             shape = "x".join(map(str, next(iter(feed.values())).shape))
-            print(f"{name:28} {shape:18} {threads:7} {1e3 * best[0]:15.2f} {1e3 * median[0]:8.2f} {1e3 * best[1]:13.2f} "
-                  f"{1e3 * median[1]:8.2f} {ratios[threads][-1][0]:11.2f} {ratios[threads][-1][1]:7.2f}", flush=True)
+            by_best, by_median = ratios[threads][-1]
+            print(f"{name:22} {shape:16} {threads:7}  {1e3 * best[0]:15.2f} {1e3 * median[0]:8.2f}  {1e3 * best[1]:12.2f} "
+                  f"{1e3 * median[1]:8.2f}  {by_best:16.2f} {by_median:7.2f}", flush=True)
     for threads, pairs in ratios.items():
         by_best, by_median = np.exp(np.log(pairs).mean(axis=0))
         print(f"geometric mean, {threads} thread(s): {by_best:.2f} (medians: {by_median:.2f})")

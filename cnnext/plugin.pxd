@@ -64,6 +64,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         CNX_THRESHOLDED_RELU
         CNX_SWISH
         CNX_SHRINK
+        CNX_SCALED_HARD_SWISH
         CNX_UNARY_COUNT
 
     enum:

@@ -147,6 +147,7 @@ class Layout:
         self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
         self._dense |= {v for node in graph.nodes if node.layer.dense_outputs for v in node.outputs}
         self._placed = self._choose_placements()
+        self._last = self._choose_last()
 
     def _choose_placements(self) -> dict[Value, tuple[Node, int]]:
         placed: dict[Value, tuple[Node, int]] = {}
@@ -158,6 +159,17 @@ class Layout:
                     continue
                 placed[value] = (node, i)
         return placed
+
+    def _choose_last(self) -> dict[Value, Node]:
+        """Values that a reshaping makes an output of, and which can therefore be computed in the output's memory."""
+        last: dict[Value, Node] = {}
+        for node in self.graph.nodes:
+            if len(node.outputs) != 1 or node.output not in self._outputs or not node.layer.keeps_order:
+                continue
+            (value,) = node.inputs
+            if value.node is not None and value not in self._outputs and not _views_inputs(value.node):
+                last.setdefault(value, node)
+        return last
 
     def view(self, value: Value) -> View:
         """The view of a value, decided on first use."""
@@ -176,6 +188,10 @@ class Layout:
             return View.dense(Storage("input", prod(shape), value.dtype), shape)
         if value in self._outputs:
             return View.dense(Storage("output", prod(shape), value.dtype), shape)
+        if value in self._last and value not in self._placed:
+            view = self.view(self._last[value].output).reshaped(shape)
+            assert view is not None, "an output is dense"
+            return view
         if value in self._placed:
             node, index = self._placed[value]
             dst = self.view(node.output)

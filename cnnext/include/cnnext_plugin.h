@@ -81,7 +81,8 @@ enum {
     OP(CELU, celu, y)                  /* p: alpha > 0 */         \
     OP(THRESHOLDED_RELU, thresholded_relu, x) /* p: threshold */  \
     OP(SWISH, swish, x)                /* p: beta */              \
-    OP(SHRINK, shrink, x)              /* p: limit, bias */
+    OP(SHRINK, shrink, x)              /* p: limit, bias */       \
+    OP(SCALED_HARD_SWISH, scaled_hard_swish, x) /* p: scale, shift */
 
 enum {
 #define CNX_UNARY_ENUM(NAME, name, saved) CNX_##NAME,

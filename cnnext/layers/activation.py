@@ -305,12 +305,27 @@ class SiLU(Activation):
 
 
 class HardSwish(Activation):
-    """``x * min(max(x/6 + 1/2, 0), 1)`` (Howard et al. 2019, MobileNetV3)."""
+    """``scale * x * min(max(x/6 + 1/2, 0), 1) + shift`` (Howard et al. 2019, MobileNetV3).
+
+    Parameters
+    ----------
+    scale, shift : float
+        1 and 0 in the paper; mobile networks for text learn them.
+    """
 
     type_name = "cnnext/HardSwish@1"
-    function = ("hard_swish", ())
+    function = ("scaled_hard_swish", ("scale", "shift"))
+
+    scale: float = number(1.0)
+    shift: float = number(0.0)
+
+    def as_epilogue(self) -> Function:
+        return ("hard_swish", ()) if (self.scale, self.shift) == (1.0, 0.0) else super().as_epilogue()
 
     def onnx_call(self, b: OnnxBuilder, x: str) -> tuple[str, list[str], dict[str, Any]]:
+        if (self.scale, self.shift) != (1.0, 0.0):
+            gated = b.op("Mul", x, b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+            return "Add", [b.op("Mul", gated, b.scalar(self.scale)), b.scalar(self.shift)], {}
         if b.opset >= 14:
             return "HardSwish", [x], {}
         return "Mul", [x, b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)], {}

@@ -6,11 +6,14 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from cnnext._native.executor import BINARY
 from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
+from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._rows import row_step
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
-from cnnext.layers._weighted import BackwardData, weighted_gradient
+from cnnext.layers._weighted import BackwardData, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
@@ -124,6 +127,9 @@ class Conv2DTranspose(Layer):
         lower_backward_data(b, b.view(node.inputs[0]), b.view(node.weights["weights"]), bias, b.view(node.output),
                             self.geometry(), no_epilogue(node))
 
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        return fold_into_weights(g, node, scale, shift, ScaleFilters) if self.groups == 1 else None
+
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         window = self.geometry()
         extra = list(self.output_padding)
@@ -165,3 +171,17 @@ class TransposeBackwardData(BackwardData):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)
         lower_convolution(b, diff_dst, weights, None, b.view(node.output), self.geometry, Epilogue())
+
+
+class ScaleFilters(Layer):
+    """Weights (KH, KW, OC, IC) of a transposed convolution * scale (OC,)."""
+
+    n_inputs = 2
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        (weights, scale), dst = (b.view(v) for v in node.inputs), b.view(node.output)
+        column = View(scale.storage, scale.offset, (*scale.shape, 1), (*scale.strides, 0))
+        row_step(b, "binary", [weights, column.expanded(dst.shape)], [dst], {"op": BINARY["multiply"]}, why="scale")

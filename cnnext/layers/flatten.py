@@ -19,6 +19,7 @@ class Flatten(Layer):
     """All axes but the batch as one: (N, ...) to (N, product of the rest), the elements in order."""
 
     type_name = "cnnext/Flatten@1"
+    keeps_order = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (src,) = shapes

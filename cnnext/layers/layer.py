@@ -359,6 +359,8 @@ class Layer:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
 
+    keeps_order: ClassVar[bool] = False  # the output has the source's elements in the source's order
+
     def place(self, node: Node, dst: View) -> list[View] | None:
         """Where in the output's memory each input could be computed directly, or None."""
         return None

@@ -29,6 +29,7 @@ class Reshape(Layer):
     """
 
     type_name = "cnnext/Reshape@1"
+    keeps_order = True
 
     target_shape: tuple[int, ...] = shape(wildcard=True)
 
@@ -67,6 +68,8 @@ class Reshape(Layer):
 
 class ReshapeTo(Layer):
     """The same elements, in the same order, under a shape that is known whole, the batch included. Any element type."""
+
+    keeps_order = True
 
     def __init__(self, target: Shape, name: str):
         super().__init__(name=name)

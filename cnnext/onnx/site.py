@@ -202,7 +202,7 @@ class Site:
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
-        data = [v for v in self.inputs if v is not None and (v.dtype.kind == "f" or v.data is None)]
+        data = [v for v in self.inputs if v is not None and v.data is None]
         return all(v.dtype == FLOAT32 and prod(n or 0 for n in v.shape) > 0 and len(v.shape) <= 8 for v in data)
 
     def _in_numpy(self) -> list[Value]:

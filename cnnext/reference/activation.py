@@ -241,6 +241,8 @@ UNARY: dict[str, Unary] = {
     "thresholded_relu": Unary(_thresholded_relu, lambda x, threshold: (x > threshold).astype(x.dtype), ("threshold",)),
     "swish": Unary(_swish, _swish_derivative, ("beta",)),
     "shrink": Unary(_shrink, _shrink_derivative, ("limit", "bias")),
+    "scaled_hard_swish": Unary(lambda x, scale, shift: scale * _hard_swish(x) + shift,
+                               lambda x, scale, shift: scale * _hard_swish_derivative(x), ("scale", "shift")),
 }
 
 

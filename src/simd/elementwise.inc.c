@@ -58,6 +58,7 @@ CNX_INLINE vf silu_diff(vf x)
 }
 
 CNX_INLINE vf hard_swish_gate(vf x) { return min_v(max_v(x * (1 / 6.0f) + 0.5f, splat(0)), splat(1)); }
+CNX_INLINE vf hard_swish_diff(vf x) { return select((x > -3) & (x < 3), x * (1 / 3.0f) + 0.5f, one_if(x > 0)); }
 
 /* tanh(softplus(x)) = p / (p + 2 q). With w = exp(x): p = w^2 + 2 w, q = 1; for x > 0 both are divided by w^2. */
 CNX_INLINE vf mish_gate(vf x, vf z, vf *q)
@@ -124,8 +125,7 @@ CNX_INLINE vf shrink(vf x, vf limit, vf bias)
     F(HARD_SIGMOID, 2, min_v(max_v(a * x + b, splat(0)), splat(1)), select((s > 0) & (s < 1), a, splat(0)))            \
     F(TANH, 0, tanh_v(x), 1 - s * s)                                                                                   \
     F(SILU, 0, finite_below(x) * sigmoid_v(x), silu_diff(s))                                                           \
-    F(HARD_SWISH, 0, finite_below(x) * hard_swish_gate(x),                                                             \
-      select((s > -3) & (s < 3), s * (1 / 3.0f) + 0.5f, one_if(s > 0)))                                                \
+    F(HARD_SWISH, 0, finite_below(x) * hard_swish_gate(x), hard_swish_diff(s))                                         \
     F(MISH, 0, mish(x), mish_diff(s))                                                                                  \
     F(SOFTPLUS, 0, softplus(x), -expm1_v(-s))                                                                          \
     F(SOFTSIGN, 0, softsign(x), (1 - abs_v(s)) * (1 - abs_v(s)))                                                       \
@@ -149,7 +149,8 @@ CNX_INLINE vf shrink(vf x, vf limit, vf bias)
     F(CELU, 1, select(x > 0, x, a * expm1_v(x / a)), select(s > 0, splat(1), s / a + 1))                               \
     F(THRESHOLDED_RELU, 1, select(x > a, x, zero_or_nan(x)), one_if(s > a))                                            \
     F(SWISH, 1, swish(x, a), swish_diff(s, a))                                                                         \
-    F(SHRINK, 2, shrink(x, a, b), one_if((s < -a) | (s > a)))
+    F(SHRINK, 2, shrink(x, a, b), one_if((s < -a) | (s > a)))                                                          \
+    F(SCALED_HARD_SWISH, 2, a * (finite_below(x) * hard_swish_gate(x)) + b, a * hard_swish_diff(s))
 
 #define UNARY_CONSTANTS(COUNT)                                                                                         \
     const vf a = splat(COUNT > 0 ? p[0] : 0), b = splat(COUNT > 1 ? p[1] : 0);                                         \

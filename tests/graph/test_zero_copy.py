@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import cnnext as cx
 from cnnext._native import executor
 from cnnext.graph.gradient import add_gradients
 from cnnext.graph.graph import Graph, Value, ancestors, constant
@@ -192,3 +193,13 @@ def test_gradient_of_a_concat(axis):
     dy = random(*diff_dst.shape)
     parts = np.split(dy @ matrix(last).T, 2, axis)
     agrees(graph, [random(*src.shape), dy], [parts[0] @ matrix(left).T + parts[1] @ matrix(right).T])
+
+
+@pytest.mark.parametrize("reshaping", [cx.Flatten(), cx.Reshape((-1, 3))])
+def test_what_is_only_reshaped_for_the_caller_is_computed_in_his_memory(reshaping):
+    x = cx.Input((4, 4, 2))
+    net = cx.Model(x, reshaping(cx.Conv2D(3, 1)(x)))
+    assert [step.kernel for step in net.plan(2).steps] == ["conv_direct"]
+    both = cx.Model(x, [y := cx.Conv2D(3, 1)(x), reshaping(y)])     # both are the caller's: one is a copy
+    first, second = both.predict(np.ones((2, 4, 4, 2), np.float32))
+    np.testing.assert_array_equal(first.reshape(second.shape), second)

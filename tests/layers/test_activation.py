@@ -69,6 +69,7 @@ LAYERS = [
     (Tanh(), "tanh", ()),
     (SiLU(), "silu", ()),
     (HardSwish(), "hard_swish", ()),
+    (HardSwish(1.5, -0.25), "scaled_hard_swish", (1.5, -0.25)),
     (Mish(), "mish", ()),
     (Softplus(), "softplus", ()),
     (Softsign(), "softsign", ()),

@@ -122,6 +122,28 @@ def test_conv1d_is_conv2d_on_one_row(case):
     check(layer, src, layer.infer_shapes(src.shape)[0], case, expected)
 
 
+@given(case=cases(heights=st.just(1)))
+@settings(max_examples=60)
+def test_a_column_has_the_bits_of_the_row(case):
+    """Images of one column are computed as rows: forward, backward, whatever the window."""
+    rng = np.random.default_rng(case.seed)
+    src = rng.standard_normal(case.src_shape).astype(np.float32)
+    window = ((1, case.kernel[1]), (1, case.strides[1]), ((0, 0), case.padding[1]), (1, case.dilation[1]))
+    row = Conv2D(case.filters, *window, case.groups)
+    column = Conv2D(case.filters, *(pair[::-1] for pair in window), case.groups)
+    row.build(src.shape)
+    column.build(src.swapaxes(1, 2).shape)
+    weights = row.weights["weights"].data
+    column.weights["weights"].assign(weights.swapaxes(0, 1))
+    diff_dst = rng.standard_normal(row.infer_shapes(src.shape)[0]).astype(np.float32)
+    runs = [run_layer(layer, [x], [dy], level=case.level, n_threads=case.threads) for layer, x, dy in (
+        (row, src, diff_dst), (column, src.swapaxes(1, 2), diff_dst.swapaxes(1, 2)))]
+    for a, b, axis in ((runs[0].outputs[0], runs[1].outputs[0], 1),
+                       (runs[0].diff_inputs[0], runs[1].diff_inputs[0], 1),
+                       (runs[0].diff_weights["weights"], runs[1].diff_weights["weights"], 0)):
+        np.testing.assert_array_equal(a, b.swapaxes(axis, axis + 1))
+
+
 @given(case=cases(heights=st.sampled_from([1, 2, 5, 7]), widths=st.sampled_from([1, 2, 5, 7, 13]), transposed=True))
 @settings(max_examples=200)
 def test_conv2d_transpose(case):

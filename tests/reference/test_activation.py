@@ -61,6 +61,7 @@ CASES = [
     ("celu", (0.7,), lambda x: x if x > 0 else 0.7 * (math.exp(x / 0.7) - 1), (), ()),
     ("thresholded_relu", (1.0,), lambda x: x if x > 1 else 0, (1.0,), (0,)),
     ("swish", (1.5,), lambda x: x / (1 + math.exp(-1.5 * x)), (), ()),
+    ("scaled_hard_swish", (1.5, -2.0), lambda x: 1.5 * x * min(max(x / 6 + 0.5, 0), 1) - 2.0, (-3.0, 3.0), (0, 1.5)),
     ("shrink", (0.5, 0.25), lambda x: x - math.copysign(0.25, x) if abs(x) > 0.5 else 0, (-0.5, 0.5), (0, 0)),
 ]
 POSITIVE = {"log", "sqrt", "rsqrt", "reciprocal", "power"}  # functions that are tried above 0 only

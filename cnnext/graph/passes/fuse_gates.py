@@ -18,25 +18,29 @@ Function = tuple[str, tuple[float, ...]]
 
 def fuse_gates(graph: Graph) -> Graph:
     """A copy of the graph in which products of a value with a gate of itself are one activation."""
-    return graph.rebuild(_fuse)
+    readers = graph.consumers()
+    outputs = set(graph.outputs)
 
+    def rule(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+        from cnnext.layers.elementwise import Multiply
 
-def _fuse(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
-    from cnnext.layers.elementwise import Multiply
+        if node.epilogue is not None:
+            return None
+        if isinstance(node.layer, Multiply):
+            found = _gated(inputs, 1.0, node.name)
+        else:
+            # What others read is computed anyway; to compute it twice would part it from the kernel that makes it.
+            alone = len(node.inputs) == 1 and len(readers[node.inputs[0]]) == 1 and node.inputs[0] not in outputs
+            found = _after_affine(node, inputs, alone)
+        return g.apply(found[0], found[1], name=node.name) if found is not None else None
 
-    if node.epilogue is not None:
-        return None
-    if isinstance(node.layer, Multiply):
-        found = _gated(inputs, 1.0, node.name)
-    else:
-        found = _after_affine(node, inputs)
-    return g.apply(found[0], found[1], name=node.name) if found is not None else None
+    return graph.rebuild(rule)
 
 
 def _function(node: Node | None) -> Function | None:
     if node is None or node.epilogue is not None or len(node.inputs) != 1 or node.weights:
         return None
-    return function_of(node.layer)
+    return node.layer.as_epilogue()
 
 
 def _gated(factors: list[Value], scale: float, name: str) -> tuple[Layer, Value] | None:
@@ -77,9 +81,9 @@ def _hard_sigmoid(node: Node, function: Function, scale: float) -> tuple[tuple[f
     return (inner[1][0] * scale, inner[1][1] * scale), before.inputs[0]
 
 
-def _after_affine(node: Node, inputs: list[Value]) -> tuple[Layer, Value] | None:
+def _after_affine(node: Node, inputs: list[Value], alone: bool) -> tuple[Layer, Value] | None:
     """An affine function with what stands before it: another one, a clip of one, or a product with one."""
-    from cnnext.layers.activation import Affine, HardSigmoid
+    from cnnext.layers.activation import Affine, HardSigmoid, HardSwish
     from cnnext.layers.elementwise import Multiply
 
     function = _function(node)
@@ -92,7 +96,10 @@ def _after_affine(node: Node, inputs: list[Value]) -> tuple[Layer, Value] | None
     inner = _function(before)
     if inner is None:
         return None
-    if inner[0] == "affine":
-        return Affine(inner[1][0] * scale, inner[1][1] * scale + shift, name=node.name), before.inputs[0]
-    gate = _hard_sigmoid(before, inner, scale) if inner[0] == "clip" and shift == 0 else None
+    kind, constants = inner
+    if kind in ("affine", "hard_swish", "scaled_hard_swish") and alone:
+        first, second = constants or (1.0, 0.0)
+        layer = Affine if kind == "affine" else HardSwish
+        return layer(first * scale, second * scale + shift, name=node.name), before.inputs[0]
+    gate = _hard_sigmoid(before, inner, scale) if kind == "clip" and shift == 0 else None
     return (HardSigmoid(*gate[0], name=node.name), gate[1]) if gate is not None else None

@@ -5,7 +5,8 @@ A rule that returns None leaves its form to NumPy: other element types, cuts alo
 
 from __future__ import annotations
 
-from cnnext.graph.graph import Value
+from cnnext.graph.graph import FLOAT32, Value
+from cnnext.layers.concat import Narrow
 from cnnext.onnx.site import Site
 from cnnext_slice_split.regions import Slice, Split
 from cnnext_slice_split.shuffle import DepthToSpace, SpaceToDepth
@@ -27,12 +28,22 @@ def slice_(s: Site) -> Value | None:
         if first >= last:
             return None
         box[axis] = (first, last)
-    if not box or box[0] != (0, shape[0]):
+    if not box or s.value(0).dtype != FLOAT32:
         return None
+    if box[0] != (0, shape[0]):     # the layer leaves the batch whole
+        return _narrowed(s, box)
     if all(part == (0, n) for part, n in zip(box, shape, strict=True)):
         return s.value(0)
     begin, size = [first for first, _ in box[1:]], [last - first for first, last in box[1:]]
     return s.apply(Slice(begin, size, name=s.name), s.value(0))
+
+
+def _narrowed(s: Site, box: list[tuple[int, int]]) -> Value:
+    value = s.value(0)
+    for axis, (first, last) in enumerate(box):
+        if (first, last) != (0, value.shape[axis]):
+            value = s.apply(Narrow(axis, first, last - first, s.name), value)
+    return value
 
 
 def _numbers(s: Site, i: int, name: str) -> list[int] | None:
