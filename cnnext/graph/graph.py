@@ -84,6 +84,11 @@ class Value:
         """True for parameters and constants: known before the run."""
         return self.parameter is not None or self.data is not None
 
+    @property
+    def is_fixed(self) -> bool:
+        """True for what is computed from parameters and constants alone: once for many runs."""
+        return self.is_persistent or self.node is not None and all(v.is_fixed for v in self.node.reads)
+
     def __repr__(self) -> str:
         return f"Value({self.name or '?'}, shape={self.shape})"
 
