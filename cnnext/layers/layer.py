@@ -200,6 +200,10 @@ class Layer:
         """What the layer learns, given the shapes of its inputs (channels-last)."""
         return {}
 
+    def parameter_names(self, *shapes: Shape) -> list[str]:
+        """The names of the parameters, in their order; shapes as the layer's ``data_format`` has them."""
+        return list(self.parameters(*self._channels_last(shapes)))
+
     def build(self, *shapes: Shape) -> None:
         """Create the parameters, once; later calls check that the new shapes want the same ones."""
         from cnnext.plugins import contained

@@ -147,6 +147,8 @@ class _Importer:
 
     def _append(self, graph: Graph, op: Operator, node: Any) -> None:
         trained, state = _TRAINED.get(op.op_type, ()), _STATE.get(op.op_type, ())
+        if op.domain:   # of a plugin's layer, all that it stores
+            trained, state = tuple(range(len(node.input))), ()
         slots: list[str] = []
         inputs: list[Value] = []
         weights: dict[str, Parameter] = {}
