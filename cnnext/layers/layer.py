@@ -167,6 +167,11 @@ class Layer:
         """How errors call this layer."""
         return f"{type(self).__name__.lower()} {self.name!r}"
 
+    @property
+    def kind(self) -> str:
+        """What summaries call this type of layer."""
+        return type(self).__name__
+
     def error(self, argument: str, rule: str, value: object, *shapes: Shape) -> ValueError:
         """An error of this layer in the grammar of all errors."""
         context = "source shape " + ", ".join(str(s) for s in shapes) if shapes else ""

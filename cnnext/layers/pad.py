@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from cnnext.layers._rows import row_step
 from cnnext.layers.attributes import choice, number, shape
 from cnnext.layers.elementwise import copy_view
 from cnnext.layers.layer import Gradients, Layer
+
+if TYPE_CHECKING:
+    from cnnext.onnx.builder import OnnxBuilder
 
 
 class Pad(Layer):
@@ -84,6 +88,30 @@ class Pad(Layer):
             for slab, at, size in slabs:
                 copy_view(b, self.source_of(done, axis, at, size), slab, why=f"{self.mode}, axis {axis}")
             done = _grown(dst, axis, src.shape, self.pairs)
+
+    def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
+        (src,) = node.inputs
+        order = b.layout(src)
+        x, pairs = b.get(src, order), [self.pairs[axis] for axis in order]
+        taken = {i: (max(-before, 0), min(after, 0) or None) for i, (before, after) in enumerate(pairs)
+                 if min(before, after) < 0}
+        if taken:
+            x = b.cut(x, taken)
+        added = [(max(before, 0), max(after, 0)) for before, after in pairs]
+        if self.mode == "wrap" and b.opset < 19:
+            self._wrap_in_onnx(b, node, x, order, added)
+            return
+        amounts = b.ints(*(before for before, _ in added), *(after for _, after in added))
+        value = [b.scalar(self.value)] if self.mode == "constant" and self.value else []
+        b.result(node.output, "Pad", [x, amounts, *value], order, mode=self.mode)
+
+    def _wrap_in_onnx(self, b: OnnxBuilder, node: Node, x: str, order: tuple[int, ...],
+                      added: Sequence[tuple[int, int]]) -> None:
+        for axis, (before, after) in enumerate(added):
+            parts = [b.cut(x, {axis: (-before, None)})] if before else []
+            parts += [x, *([b.cut(x, {axis: (0, after)})] if after else [])]
+            x = b.op("Concat", *parts, axis=axis) if len(parts) > 1 else x
+        b.result(node.output, "Identity", [x], order)
 
     def _fill(self, b: PlanBuilder, dst: View, inside: Sequence[int]) -> None:
         value = b.constant(np.full(1, self.value, np.float32))

@@ -45,9 +45,10 @@ class Library:
         """Take a function, unless there is one of the same body; returns the name: a number follows that of another body."""
         key = function.SerializeToString(deterministic=True)
         if key not in self.functions:
-            stem, domain = function.name, function.domain
-            alike = sum(f.domain == domain and f.name.partition("_body")[0] == stem for f in self.functions.values())
-            function.name = f"{stem}_body{alike + 1}" if alike else stem
+            names, stem, number = {f.name for f in self.functions.values() if f.domain == function.domain}, function.name, 1
+            while function.name in names:
+                number += 1
+                function.name = f"{stem}_body{number}"
             self.functions[key] = function
         return self.functions[key].name
 
@@ -228,7 +229,7 @@ class OnnxBuilder:
 
     def constant(self, array: np.ndarray, label: str = "constant") -> str:
         """An array that the node needs, once for each contents."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._weights:
             self._weights[key] = self._initializer(array, f"{self._scope()}/{label}")
@@ -305,6 +306,11 @@ class OnnxBuilder:
         """Operator and inputs that cut a tensor along some of its axes; a stop of None is the end."""
         stops = [LAST_INDEX if stop is None else stop for _, stop in ranges.values()]
         return "Slice", [x, self.ints(*(start for start, _ in ranges.values())), self.ints(*stops), self.ints(*ranges)]
+
+    def cut(self, x: str, ranges: Mapping[int, tuple[int, int | None]]) -> str:
+        """Append a ``slice`` on the way to a result."""
+        op_type, inputs = self.slice(x, ranges)
+        return self.op(op_type, *inputs)
 
     def flatten(self, value: Value, src: Value) -> None:
         """Make a value of rank 2 of all axes but the batch in order; a dense layer alone may get them in another."""

@@ -88,7 +88,7 @@ def export(model: Model, opset: int | None = None) -> Any:
     b.finish(graph.outputs, outputs)
     infos = (_value_infos(names, values, graph.shares_batch)
              for names, values in ((inputs, graph.inputs), (outputs, graph.outputs)))
-    made = onnx.helper.make_graph(b.nodes, model.name, *infos, b.initializers)
+    made = onnx.helper.make_graph(b.nodes, model.name or "model", *infos, b.initializers)
     return _checked_model(model, made, library, opset)
 
 

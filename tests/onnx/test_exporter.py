@@ -115,6 +115,10 @@ EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {
     "ZeroPad2D": [({"padding": ((1, 2), (0, 3)), **more}, IMAGE)
                   for more in ({}, {"mode": "reflect"}, {"mode": "edge"}, {"value": -1.5},
                                {"data_format": "channels_first", "mode": "edge"})],
+    "Pad": [({"pads": pads, "mode": mode, **more}, IMAGE)
+            for pads in ((0, 1, 0, 2, 0, 3, 0, 1), (0, -2, 1, 0, 0, 3, -1, 0))
+            for mode, more in (("constant", {}), ("constant", {"value": -2.5}), ("reflect", {}), ("edge", {}), ("wrap", {}))]
+    + [({"pads": (2, 0, 0, 1)}, [(4,)])],
     "Crop2D": [({"cropping": ((1, 2), (0, 3))}, IMAGE), ({"cropping": 1, "data_format": "channels_first"}, IMAGE)],
     "UpSample2D": [({"size": (2, 3), "mode": mode}, IMAGE) for mode in ("nearest", "bilinear")]
     + [({"data_format": "channels_first"}, IMAGE)],

@@ -102,6 +102,16 @@ def broadcast(op: Operator, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
+def wide_dtype(dtype: np.dtype) -> np.dtype:
+    """Give the dtype to compute in: half floats lose digits in every step of a formula, and are rounded once instead."""
+    return dtype if dtype in (np.float32, np.float64) else FLOAT32
+
+
+def widened(x: Array) -> Array:
+    """Give `x` in the dtype to compute in."""
+    return x.astype(wide_dtype(x.dtype), copy=False)
+
+
 def same(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
     """Shape rule: as the first input."""
     return [typed(types, 0)]

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, content, integers, refuse, typed
+from cnnext.onnx.numpy_ops.common import (
+    Array,
+    Contents,
+    Function,
+    Rule,
+    TensorType,
+    Types,
+    content,
+    integers,
+    refuse,
+    typed,
+    widened,
+)
 from cnnext.onnx.numpy_ops.window import LARGEST, Window, auto_pad_of, pads_of, positive, split_pad, windows
 from cnnext.onnx.operator import Operator
 
@@ -62,11 +74,6 @@ def convolve(op: Operator, x: Array, w: Array) -> Array:
     return y.reshape(x.shape[0], w.shape[0], *counts)
 
 
-def wide_dtype(dtype: np.dtype) -> np.dtype:
-    """Give the dtype to accumulate in: halves lose digits in every sum."""
-    return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
-
-
 def _bias(y: Array, b: Array | None) -> Array:
     return y if b is None else y + b.astype(y.dtype, copy=False).reshape((-1,) + (1,) * (y.ndim - 2))
 
@@ -74,8 +81,7 @@ def _bias(y: Array, b: Array | None) -> Array:
 def _conv(op: Operator, x: Array, w: Array, b: Array | None = None) -> Array:
     if x.dtype != w.dtype:
         raise TypeError(message(op.title, "inputs", "have one dtype", [x.dtype, w.dtype]))
-    wide = wide_dtype(x.dtype)
-    return _bias(convolve(op, x.astype(wide, copy=False), w.astype(wide, copy=False)), b).astype(x.dtype, copy=False)
+    return _bias(convolve(op, widened(x), widened(w)), b).astype(x.dtype, copy=False)
 
 
 def conv_shape(op: Operator, x: tuple[int, ...], w: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,10 +131,10 @@ def _transposed_windows(op: Operator, x: tuple[int, ...], w: tuple[int, ...]) ->
 
 def _conv_transpose(op: Operator, x: Array, w: Array, b: Array | None = None) -> Array:
     wins = _transposed_windows(op, x.shape, w.shape)
-    group, wide = op.attributes.get("group", 1), wide_dtype(x.dtype)
-    xg = x.astype(wide, copy=False).reshape(x.shape[0], group, -1, *x.shape[2:])
-    wg = w.astype(wide, copy=False).reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
-    y = np.zeros((x.shape[0], group, wg.shape[1], *(window.size for window in wins)), wide)
+    group = op.attributes.get("group", 1)
+    xg = widened(x).reshape(x.shape[0], group, -1, *x.shape[2:])
+    wg = widened(w).reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
+    y = np.zeros((x.shape[0], group, wg.shape[1], *(window.size for window in wins)), xg.dtype)
     for k, i, o in _taps(wins):  # the windows are the source's elements
         patch = xg[_last(*i)]
         values = wg[_last(*k)] @ patch.reshape(*patch.shape[:3], -1)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import numpy as np
 
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, integers, refuse, typed
-from cnnext.onnx.numpy_ops.convolution import wide_dtype
+from cnnext.onnx.numpy_ops.common import (
+    Array,
+    Contents,
+    Function,
+    Rule,
+    TensorType,
+    Types,
+    integers,
+    refuse,
+    typed,
+    wide_dtype,
+)
+from cnnext.onnx.numpy_ops.reduce import lowest
 from cnnext.onnx.operator import Operator
 
 _BLOCK = 128  # boxes whose overlaps are computed at once
-_LARGEST_GRID = 1 << 12  # samples along one axis of one bin
+_LARGEST_GRID = 1 << 14  # samples along one axis of one bin
 _CHUNK_ELEMENTS = 1 << 22
+_DENSE = 4  # times as many taps as elements are where gathering them is no longer quicker
+
+Grid = tuple[int, int]
 
 
 # Non-maximum suppression --------------------------------------------------------------------------------------------
@@ -93,25 +105,47 @@ def _linear_taps(at: Array, size: int) -> tuple[Array, Array]:
     return np.stack([low, high], -1).astype(np.intp), weights.astype(at.dtype)
 
 
-def _roi_chunk(x: Array, starts: Array, bins: Array, grid: tuple[int, int], out: tuple[int, int], mode: str) -> Array:
-    """Pool RoIs of one image that share a sampling grid: x (H, W, C), starts and bins (R, 2) -> (R, OH, OW, C)."""
-    places, weights = [], []
+def _roi_taps(x: Array, starts: Array, bins: Array, grid: Grid, out: Grid) -> list[tuple[Array, Array]]:
+    """For both axes, elements and weights of all samples: each (R, bins, samples, 2)."""
+    taps = []
     for axis, (count, samples) in enumerate(zip(out, grid, strict=True)):
         inner = (np.arange(samples, dtype=starts.dtype) + starts.dtype.type(0.5)) / starts.dtype.type(samples)
         steps = np.arange(count, dtype=starts.dtype)[:, None] + inner
-        at, weight = _linear_taps(starts[:, axis, None, None] + steps * bins[:, axis, None, None], x.shape[axis])
-        places.append(at.reshape(len(starts), -1))
-        weights.append(weight.reshape(len(starts), count, 2 * samples))
-    wy, wx = weights
-    taken = x[places[0][:, :, None], places[1][:, None, :]]  # (R, OH * taps, OW * taps, C)
-    taken = taken.reshape(*wy.shape, -1)
-    if mode == "avg":
-        rows = wy[:, :, None] @ taken  # (R, OH, 1, OW * taps * C)
-        rows = rows.reshape(*wy.shape[:2], *wx.shape[1:], -1)
-        return (wx[:, None, :, None] @ rows)[..., 0, :] / (grid[0] * grid[1])
-    # The greatest weighted neighbour of all samples, which is how the reference has it, not the greatest interpolation.
-    taken = taken.reshape(*wy.shape, *wx.shape[1:], -1)
-    return (taken * (wy[:, :, :, None, None] * wx[:, None, None])[..., None]).max((2, 4))
+        taps.append(_linear_taps(starts[:, axis, None, None] + steps * bins[:, axis, None, None], x.shape[axis]))
+    return taps
+
+
+def _roi_average(x: Array, taps: list[tuple[Array, Array]]) -> Array:
+    """Averages over the samples, x (H, W, C) -> (R, OH, OW, C): linear in x along both axes, one after the other."""
+    (at_y, wy), (at_x, wx) = taps
+    rois, oh, ow = len(at_y), at_y.shape[1], at_x.shape[1]
+    if at_y[0].size * at_x[0].size > _DENSE * x.shape[0] * x.shape[1]:  # many taps: matrices over all elements instead
+        matrices = []
+        for at, weights, size in ((at_y, wy, x.shape[0]), (at_x, wx, x.shape[1])):
+            matrix = np.zeros((rois, at.shape[1], size), x.dtype)
+            np.add.at(matrix, (*np.ogrid[:rois, :at.shape[1]], at.reshape(*at.shape[:2], -1).transpose(2, 0, 1)),
+                      weights.reshape(*at.shape[:2], -1).transpose(2, 0, 1))
+            matrices.append(matrix)
+        rows = (matrices[0] @ x.reshape(x.shape[0], -1)).reshape(rois, oh, *x.shape[1:])
+        y = matrices[1][:, None] @ rows
+    else:
+        taken = x[at_y.reshape(rois, -1, 1), at_x.reshape(rois, 1, -1)]  # (R, OH * taps, OW * taps, C)
+        rows = wy.reshape(rois, oh, 1, -1) @ taken.reshape(rois, oh, wy[0, 0].size, -1)
+        y = (wx.reshape(rois, 1, ow, 1, -1) @ rows.reshape(rois, oh, ow, wx[0, 0].size, -1))[..., 0, :]
+    return y / (at_y.shape[2] * at_x.shape[2])
+
+
+def _roi_maximum(x: Array, taps: list[tuple[Array, Array]]) -> Array:
+    """Maxima over the samples, x (H, W, C) -> (R, OH, OW, C).
+
+    Of a sample it takes the greatest weighted neighbour, which is how the reference has it, not the interpolated value.
+    """
+    (at_y, wy), (at_x, wx) = taps
+    y = np.full((len(at_y), at_y.shape[1], at_x.shape[1], x.shape[2]), -np.inf, x.dtype)
+    for i, sample, k in np.ndindex(at_y.shape[1:]):
+        rows = x[at_y[:, i, sample, k, None, None, None], at_x] * (wy[:, i, sample, k, None, None, None] * wx)[..., None]
+        np.maximum(y[:, i], rows.max((2, 3)), out=y[:, i])
+    return y
 
 
 def _roi_align(op: Operator, x: Array, rois: Array, batch_indices: Array) -> Array:
@@ -134,15 +168,17 @@ def _roi_align(op: Operator, x: Array, rois: Array, batch_indices: Array) -> Arr
         raise refuse(op, "batch_indices", f"lie in [0, {x.shape[0] - 1}]", batch_indices)
     y, images = np.zeros(shape, wide), np.ascontiguousarray(x.transpose(0, 2, 3, 1), wide)
     keys = np.stack([batch_indices.astype(np.int64), *grids.astype(np.int64).T], 1)
+    pool = _roi_average if mode == "avg" else _roi_maximum
     for key in np.unique(keys, axis=0):
         n, gy, gx = (int(k) for k in key)
         if gy == 0 or gx == 0:
             continue
         which = np.flatnonzero((keys == key).all(1))
-        step = max(1, _CHUNK_ELEMENTS // max(1, 4 * x.shape[1] * out[0] * out[1] * gy * gx))
+        each = x.shape[1] * min(4 * out[0] * out[1] * gy * gx, max(_DENSE * x.shape[2], out[0]) * x.shape[3])
+        step = max(1, _CHUNK_ELEMENTS // max(1, each))
         for start in range(0, which.size, step):
             part = which[start:start + step]
-            pooled = _roi_chunk(images[n], starts[part], bins[part], (gy, gx), out, mode)
+            pooled = pool(images[n], _roi_taps(images[n], starts[part], bins[part], (gy, gx), out))
             y[part] = pooled.transpose(0, 3, 1, 2)
     return y.astype(x.dtype, copy=False)
 
@@ -163,17 +199,22 @@ def _max_roi_pool(op: Operator, x: Array, rois: Array) -> Array:
     for r, (n, x0, y0, x1, y1) in enumerate(rois.tolist()):
         if not 0 <= n < x.shape[0]:
             raise refuse(op, "rois", f"name images in [0, {x.shape[0] - 1}]", n)
-        edges = []
-        for low, high, out, size in ((y0, y1, shape[2], x.shape[2]), (x0, x1, shape[3], x.shape[3])):
-            first, last = _round(low * scale), _round(high * scale)
-            step = max(last - first + 1, 1) / out
-            bounds = [(int(i * step // 1) + first, ceil((i + 1) * step) + first) for i in range(out)]
-            edges.append([slice(*np.clip(bound, 0, size)) for bound in bounds])
-        for i, rows in enumerate(edges[0]):
-            for j, columns in enumerate(edges[1]):
-                part = x[int(n), :, rows, columns]
-                if part.size:
-                    y[r, :, i, j] = part.max((1, 2))
+        part = x[int(n)]
+        for axis, low, high in ((1, y0, y1), (2, x0, x1)):  # a maximum over a box is one over rows, then over columns
+            part = _max_bins(part, axis, _round(low * scale), _round(high * scale), shape[axis + 1])
+        y[r] = np.where(part == lowest(x.dtype), 0, part)
+    return y
+
+
+def _max_bins(x: Array, axis: int, first: int, last: int, count: int) -> Array:
+    """Maxima over `count` bins from element `first` to `last` of one axis."""
+    step = max(last - first + 1, 1) / count
+    bounds = np.arange(count)
+    starts = np.clip(np.floor(bounds * step).astype(np.int64) + first, 0, x.shape[axis])
+    ends = np.clip(np.ceil((bounds + 1) * step).astype(np.int64) + first, 0, x.shape[axis])
+    y = np.full(x.shape[:axis] + (count,) + x.shape[axis + 1:], lowest(x.dtype), x.dtype)
+    for i in np.flatnonzero(starts < ends):
+        np.moveaxis(y, axis, 0)[i] = np.moveaxis(x, axis, 0)[starts[i]:ends[i]].max(0)
     return y
 
 

@@ -23,6 +23,7 @@ from cnnext.onnx.numpy_ops.common import (
     refuse,
     same,
     typed,
+    widened,
 )
 from cnnext.onnx.operator import Operator
 
@@ -128,10 +129,9 @@ def _unary(function: Any) -> Function:
 
 
 def _wide(function: Any) -> Function:
-    """Compute in float32 at least, and round once: half floats lose digits in every step of a formula."""
+    """Compute in float32 at least, and round once."""
     def compute(op: Operator, x: Array) -> Array:
-        wide = x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
-        return np.asarray(function(op, wide)).astype(x.dtype, copy=False)
+        return np.asarray(function(op, widened(x))).astype(x.dtype, copy=False)
     return compute
 
 

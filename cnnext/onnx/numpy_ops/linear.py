@@ -5,14 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, broadcast, refuse, typed
+from cnnext.onnx.numpy_ops.common import (
+    Array,
+    Contents,
+    Function,
+    Rule,
+    TensorType,
+    Types,
+    broadcast,
+    refuse,
+    typed,
+    widened,
+)
 from cnnext.onnx.operator import Operator
 
 Shape = tuple[int, ...]
 
 
 def _wide(x: Array) -> Array:
-    return x if x.dtype in (np.float32, np.float64) or x.dtype.kind in "iu" else x.astype(np.float32)
+    return x if x.dtype.kind in "iu" else widened(x)
 
 
 def _matmul(op: Operator, a: Array, b: Array) -> Array:

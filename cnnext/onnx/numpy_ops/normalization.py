@@ -21,6 +21,7 @@ from cnnext.onnx.numpy_ops.common import (
     refuse,
     same,
     typed,
+    widened,
 )
 from cnnext.onnx.numpy_ops.pooling import slide
 from cnnext.onnx.numpy_ops.window import Window
@@ -29,13 +30,9 @@ from cnnext.onnx.operator import Operator
 Axes = tuple[int, ...]
 
 
-def _wide(x: Array) -> Array:
-    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
-
-
 def _per_channel(parameter: Array, rank: int) -> Array:
     """Lay a parameter on axis 1, or, if it has more axes, on axis 1 and those behind."""
-    return _wide(parameter).reshape(parameter.shape + (1,) * (rank - 1 - parameter.ndim))
+    return widened(parameter).reshape(parameter.shape + (1,) * (rank - 1 - parameter.ndim))
 
 
 def _standardize(x: Array, axes: Axes, epsilon: float) -> tuple[Array, Array, Array]:
@@ -52,7 +49,7 @@ def _trains(op: Operator) -> bool:
 
 
 def _batch_norm(op: Operator, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, ...]:
-    wide, epsilon = _wide(x), op.attributes.get("epsilon", 1e-5)
+    wide, epsilon = widened(x), op.attributes.get("epsilon", 1e-5)
     statistics: tuple[Array, ...] = ()
     if _trains(op):
         axes = tuple(axis for axis in range(x.ndim) if axis != 1 and (axis == 0 or mean.ndim == 1))
@@ -75,7 +72,7 @@ def _batch_norm_rule(op: Operator, types: Types, contents: Contents) -> list[Ten
 
 
 def _instance_norm(op: Operator, x: Array, scale: Array, bias: Array) -> Array:
-    y = _standardize(_wide(x), tuple(range(2, x.ndim)), op.attributes.get("epsilon", 1e-5))[0]
+    y = _standardize(widened(x), tuple(range(2, x.ndim)), op.attributes.get("epsilon", 1e-5))[0]
     return (y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)).astype(x.dtype, copy=False)
 
 
@@ -83,7 +80,7 @@ def _group_norm(op: Operator, x: Array, scale: Array, bias: Array) -> Array:
     groups = op.attributes.get("num_groups")
     if not isinstance(groups, int) or groups < 1 or x.ndim < 2 or x.shape[1] % groups:
         raise refuse(op, "num_groups", "divide the channels", groups, f"source shape {x.shape}")
-    grouped = _wide(x).reshape(x.shape[0], groups, -1)
+    grouped = widened(x).reshape(x.shape[0], groups, -1)
     y = _standardize(grouped, (2,), op.attributes.get("epsilon", 1e-5))[0].reshape(x.shape)
     if op.version < 21:  # one for each group
         scale, bias = np.repeat(scale, x.shape[1] // groups), np.repeat(bias, x.shape[1] // groups)
@@ -99,7 +96,7 @@ def _last_axes(op: Operator, rank: int) -> Axes:
 
 
 def _layer_norm(op: Operator, x: Array, scale: Array, bias: Array | None = None) -> tuple[Array, Array, Array]:
-    y, mean, factor = _standardize(_wide(x), _last_axes(op, x.ndim), op.attributes.get("epsilon", 1e-5))
+    y, mean, factor = _standardize(widened(x), _last_axes(op, x.ndim), op.attributes.get("epsilon", 1e-5))
     y = y.astype(x.dtype, copy=False) * scale
     return y if bias is None else y + bias, mean.astype(_stash(op)), factor.astype(_stash(op))
 
@@ -112,7 +109,7 @@ def _layer_norm_rule(op: Operator, types: Types, contents: Contents) -> list[Ten
 
 
 def _rms_norm(op: Operator, x: Array, scale: Array) -> Array:
-    wide = _wide(x)
+    wide = widened(x)
     square = np.mean(np.square(wide), _last_axes(op, x.ndim), keepdims=True)
     y = wide / np.sqrt(square + wide.dtype.type(op.attributes.get("epsilon", 1e-5)))
     return (y.astype(x.dtype, copy=False) * scale).astype(scale.dtype, copy=False)
@@ -126,13 +123,13 @@ def _lp_norm(op: Operator, x: Array) -> Array:
     axis, p = axis_of(op, op.attributes.get("axis", -1), x.ndim), op.attributes.get("p", 2)
     if p not in (1, 2):
         raise refuse(op, "p", "be 1 or 2", p)
-    wide = _wide(x)
+    wide = widened(x)
     size = np.sum(np.abs(wide) ** p, axis, keepdims=True) ** (1 / p)
     return np.where(size == 0, 0, wide / size).astype(x.dtype, copy=False)
 
 
 def _mean_variance(op: Operator, x: Array) -> Array:
-    axes, wide = axes_of(op, integers(op, "axes", (0, 2, 3)), x.ndim), _wide(x)
+    axes, wide = axes_of(op, integers(op, "axes", (0, 2, 3)), x.ndim), widened(x)
     centered = wide - np.mean(wide, axes, keepdims=True)
     deviation = np.sqrt(np.mean(np.square(centered), axes, keepdims=True))
     return (centered / (deviation + wide.dtype.type(1e-9))).astype(x.dtype, copy=False)
@@ -142,7 +139,7 @@ def _lrn(op: Operator, x: Array) -> Array:
     size = op.attributes.get("size")
     if not isinstance(size, int) or size < 1 or x.ndim < 2:
         raise refuse(op, "size", "be positive", size, f"source shape {x.shape}")
-    wide = _wide(x)
+    wide = widened(x)
     reach = min(size, 2 * x.shape[1] + 1)  # a longer one sees no more channels
     before = min((size - 1) // 2, x.shape[1])
     total = slide(np.square(wide), 1, Window(x.shape[1], reach, 1, 1, before, 0, x.shape[1]), np.add, 0)
@@ -174,7 +171,7 @@ def _hardmax(x: Array, axis: int) -> Array:
 def _along_axis(function: Any) -> Function:
     """One axis from opset 13 on; before, all from `axis` on as if they were one."""
     def compute(op: Operator, x: Array) -> Array:
-        wide = _wide(x)
+        wide = widened(x)
         if op.version >= 13:
             y = function(wide, axis_of(op, op.attributes.get("axis", -1), x.ndim))
         else:
@@ -202,11 +199,11 @@ def _likelihood_loss(op: Operator, log_prob: Array, labels: Array, weights: Arra
 
 
 def _nll_loss(op: Operator, x: Array, target: Array, weight: Array | None = None) -> Array:
-    return np.asarray(_likelihood_loss(op, _wide(x), target, weight)).astype(x.dtype, copy=False)
+    return np.asarray(_likelihood_loss(op, widened(x), target, weight)).astype(x.dtype, copy=False)
 
 
 def _cross_entropy(op: Operator, scores: Array, labels: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    log_prob = log_softmax(_wide(scores), 1)
+    log_prob = log_softmax(widened(scores), 1)
     loss = np.asarray(_likelihood_loss(op, log_prob, labels, weights))
     return loss.astype(scores.dtype, copy=False), log_prob.astype(scores.dtype, copy=False)
 

@@ -23,6 +23,7 @@ from cnnext.onnx.numpy_ops.common import (
     given,
     refuse,
     typed,
+    widened,
 )
 from cnnext.onnx.numpy_ops.reduce import lowest
 from cnnext.onnx.numpy_ops.window import Window, pads_of, positive, windows
@@ -93,13 +94,9 @@ def _max_pool(op: Operator, x: Array) -> Any:
     return y, (flat + planes * prod(spatial)).astype(np.int64)
 
 
-def _wide(x: Array) -> Array:
-    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
-
-
 def _average_pool(op: Operator, x: Array) -> Array:
     wins = _windows(op, x.shape)
-    total = _slide_all(_wide(x), wins, np.add, 0)
+    total = _slide_all(widened(x), wins, np.add, 0)
     for axis, window in enumerate(wins):
         # What lies beyond the padding, which ceil_mode reaches, never counts.
         padded = np.ones(window.before + window.size + window.after)
@@ -113,7 +110,7 @@ def _average_pool(op: Operator, x: Array) -> Array:
 
 def _lp_pool(op: Operator, x: Array) -> Array:
     p = op.attributes.get("p", 2)
-    total = _slide_all(np.abs(_wide(x)) ** p, _windows(op, x.shape), np.add, 0)
+    total = _slide_all(np.abs(widened(x)) ** p, _windows(op, x.shape), np.add, 0)
     return (total ** (1 / p)).astype(x.dtype, copy=False)
 
 
@@ -131,7 +128,7 @@ def _global(function: Any) -> Function:
 
 def _global_lp(op: Operator, x: Array, axes: tuple[int, ...]) -> Array:
     p = op.attributes.get("p", 2)
-    return np.sum(np.abs(_wide(x)) ** p, axes, keepdims=True) ** (1 / p)
+    return np.sum(np.abs(widened(x)) ** p, axes, keepdims=True) ** (1 / p)
 
 
 def _global_rule(op: Operator, types: Types, contents: Contents) -> list[TensorType]:
@@ -180,7 +177,7 @@ def _max_unpool_rule(op: Operator, types: Types, contents: Contents) -> list[Ten
 OPERATORS: dict[str, Function] = {
     "MaxPool": _max_pool, "AveragePool": _average_pool, "LpPool": _lp_pool, "MaxUnpool": _max_unpool,
     "GlobalMaxPool": _global(lambda op, x, axes: np.max(x, axes, keepdims=True)),
-    "GlobalAveragePool": _global(lambda op, x, axes: np.mean(_wide(x), axes, keepdims=True)),
+    "GlobalAveragePool": _global(lambda op, x, axes: np.mean(widened(x), axes, keepdims=True)),
     "GlobalLpPool": _global(_global_lp),
 }
 RULES: dict[str, Rule] = {

@@ -60,7 +60,7 @@ def _spread(op: Operator, parameter: Array, x: Array) -> Array:
         blocks = -(-x.shape[axis] // block) if block > 0 else -1
         if parameter.shape != (*x.shape[:axis], blocks, *x.shape[axis + 1:]):
             raise refuse(op, "block_size", "fit the scale", block, f"scale shape {parameter.shape}, source shape {x.shape}")
-        return np.repeat(parameter, block, axis)[(slice(None),) * axis + (slice(x.shape[axis]),)]
+        return np.repeat(parameter, min(block, x.shape[axis]), axis)[(slice(None),) * axis + (slice(x.shape[axis]),)]
     if parameter.shape != (x.shape[axis],):
         raise refuse(op, "scale", f"have one element or {x.shape[axis]}", parameter.shape, f"source shape {x.shape}")
     return parameter.reshape((-1,) + (1,) * (x.ndim - 1 - axis))

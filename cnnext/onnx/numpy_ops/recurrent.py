@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, refuse, typed
-from cnnext.onnx.numpy_ops.convolution import wide_dtype
+from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, refuse, typed, wide_dtype
 from cnnext.onnx.numpy_ops.elementwise import sigmoid, softplus
 from cnnext.onnx.operator import Operator
 

@@ -8,8 +8,20 @@ from math import prod
 
 import numpy as np
 
-from cnnext.onnx.numpy_ops.common import Array, Contents, Function, Rule, TensorType, Types, content, integers, refuse, typed
-from cnnext.onnx.numpy_ops.convolution import groups_of, wide_dtype
+from cnnext.onnx.numpy_ops.common import (
+    Array,
+    Contents,
+    Function,
+    Rule,
+    TensorType,
+    Types,
+    content,
+    integers,
+    refuse,
+    typed,
+    wide_dtype,
+)
+from cnnext.onnx.numpy_ops.convolution import groups_of
 from cnnext.onnx.numpy_ops.window import windows
 from cnnext.onnx.operator import Operator
 

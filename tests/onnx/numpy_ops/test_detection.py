@@ -104,9 +104,18 @@ def test_roi_align_of_empty_regions_and_chunks(monkeypatch):
     check(op, inputs, onnx_reference(op, inputs))
 
 
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_roi_align_of_more_samples_than_elements(mode):
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 6)).astype(np.float32)
+    boxes = np.array([[-20, -30, 40, 50], [0, 0, 5, 60]], np.float32)
+    op = Operator("RoiAlign", version=16, attributes={"output_height": 2, "output_width": 3, "mode": mode})
+    inputs = [x, boxes, np.zeros(2, np.int64)]
+    check(op, inputs, onnx_reference(op, inputs))
+
+
 def test_regions_of_absurd_size_are_refused():
     op = Operator("RoiAlign", version=16)
-    with pytest.raises(ValueError, match="RoiAlign: `rois` must need at most 4096 samples"):
+    with pytest.raises(ValueError, match="RoiAlign: `rois` must need at most 16384 samples"):
         evaluate(op, [np.zeros((1, 1, 4, 4), np.float32), np.array([[0, 0, 1e30, 1]], np.float32), np.zeros(1, np.int64)])
 
 
