@@ -113,8 +113,9 @@ def test_batches(n):
     assert {len(part) for part in parts} <= {1, 2, 4, 8}
 
 
-@pytest.mark.parametrize(("size", "expected"), [((384, 191), (736, 1472)), ((3000, 1000), (672, 2016)), ((40, 40), (736, 736)),
-                                                ((5000, 5), (32, 2016))])
+@pytest.mark.parametrize(("size", "expected"), [
+    ((384, 191), (736, 1472)), ((3000, 1000), (672, 2016)), ((40, 40), (736, 736)), ((5000, 5), (32, 2016)),
+])
 def test_the_size_of_the_detection(size, expected):
     x = ppocr.detection_input(image.new("RGB", size, (255, 0, 0)))
     assert x.shape == (1, 3, *expected)
