@@ -619,7 +619,7 @@ CHECKS: dict[str, Callable[[_Case], str]] = {
     "pickle": _check_pickle,
     "sharing": _check_sharing,
     "fork": _check_fork,
-    "ONNX": _check_onnx,
+    "onnx": _check_onnx,
 }
 
 
