@@ -134,6 +134,23 @@ cdef extern from "cnnext_plugin.h" nogil:
         float power
         int32_t accumulate
 
+    ctypedef struct cnx_winograd:
+        int32_t m
+        int64_t rows
+        int64_t cols
+        int64_t channels
+        const float *src
+        int64_t src_step
+        float *dst
+        int64_t dst_row
+        int64_t dst_pixel
+        const float *bias
+        const float *add
+        int64_t add_row
+        int64_t add_pixel
+        float low
+        float high
+
     ctypedef struct cnx_simd:
         uint32_t abi
         uint32_t size
@@ -176,6 +193,10 @@ cdef extern from "cnnext_plugin.h" nogil:
                               float value) noexcept nogil
         void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
                           int64_t cols) noexcept nogil
+        void (*winograd_src)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n) noexcept nogil
+        void (*winograd_dst)(const cnx_winograd *w) noexcept nogil
+        void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,
+                                 int64_t n) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

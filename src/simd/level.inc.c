@@ -10,6 +10,7 @@
 #include "gemm.inc.c"
 #include "taps.inc.c"
 #include "move.inc.c"
+#include "winograd.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
 #define CNX_JOIN(a, b) CNX_JOIN_(a, b)
@@ -54,4 +55,8 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
 
     .weighted_rows = weighted_rows,
     .transpose = transpose,
+
+    .winograd_src = winograd_src,
+    .winograd_dst = winograd_dst,
+    .winograd_weights = winograd_weights,
 };
