@@ -91,7 +91,8 @@ def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -
     if costs[chosen.name] > CLEARLY_LESS * costs[algorithms[0].name]:
         chosen = algorithms[0]
     others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
-    others += [f"{name} not: {reason}" for name, reason in refusals.items() if reason]
+    for reason in dict.fromkeys(filter(None, refusals.values())):
+        others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
     chosen.lower(b, s, f"; {', '.join(others)}" if others else "")
 
 
