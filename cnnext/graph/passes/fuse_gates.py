@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import isclose
 
 from cnnext.graph.graph import Graph, Node, Value
+from cnnext.graph.passes.fuse_epilogues import function_of
 from cnnext.layers.layer import Layer
 
 Function = tuple[str, tuple[float, ...]]
