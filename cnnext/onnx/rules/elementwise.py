@@ -32,7 +32,6 @@ from cnnext.layers.elementary import Abs, Ceil, Erf, Exp, Floor, Log, Negate, Po
 from cnnext.layers.elementwise import Add, Average, Divide, Maximum, Minimum, Multiply, Subtract
 from cnnext.layers.layer import Layer
 from cnnext.layers.prelu import PReLU
-from cnnext.layers.reduce import Repeat
 from cnnext.layers.softmax import LogSoftmax, Softmax
 from cnnext.onnx.site import Site
 from cnnext.onnx.support import Rule
@@ -84,7 +83,7 @@ def prelu(s: Site) -> Value | None:
     known = s.known(1)
     if known is not None and known.reshape(-1)[0] >= 0:
         return s.apply(LeakyReLU(float(known.reshape(-1)[0]), name=s.name), s.value(0))
-    slopes = s.apply(Repeat((shape[1],), s.name), s.reshape(slope, (1,)))
+    slopes = s.apply(Multiply(name=s.name), s.constant(np.ones(shape[1], np.float32)), s.reshape(slope, (1,)))
     return s.apply(PReLU(data_format="channels_first", name=s.name), s.value(0), slope=slopes)
 
 
