@@ -107,6 +107,7 @@ class PlanBuilder:
         self.prologue: list[Step] = []
         self._graph = graph
         self._layout = Layout(graph)
+        self._written: set[Storage] = set()     # by steps of a run
         self._constants: dict[tuple[Any, ...], View] = {}
         self._node_name = ""
         self._provider = ""
@@ -173,6 +174,7 @@ class PlanBuilder:
             self.prologue.append(step)
         else:
             self._leave_prologue(step.dst)
+            self._written.update(v.storage for v in step.dst)
             self.steps.append(step)
 
     def _leave_prologue(self, written: Sequence[View]) -> None:
@@ -189,7 +191,8 @@ class PlanBuilder:
             return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
 
         return bool(step.src) and all(map(fixed, step.src)) and all(
-            v.storage.kind in ("arena", "prologue") and not v.storage.shared for v in step.dst
+            v.storage.kind in ("arena", "prologue") and not v.storage.shared and v.storage not in self._written
+            for v in step.dst
         )
 
     def lower_graph(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -230,7 +231,9 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
         raise ModelFileError(message(where, "dims", f"be at most {limits.max_rank} extents of at least 0", dims))
     if proto.HasField("segment"):
         raise ModelFileError(f"{where}: segments are not supported.")
-    filled = [name for name in _DATA_FIELDS if len(getattr(proto, name))]
+    # Reading raw_data copies it, so it is read once.
+    raw = proto.raw_data if proto.HasField("raw_data") else b""
+    filled = [name for name in _DATA_FIELDS if len(raw if name == "raw_data" else getattr(proto, name))]
     if len(filled) > 1:
         raise ModelFileError(f"{where} holds its data twice, in {' and '.join(filled)}: readers may disagree.")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
@@ -239,8 +242,17 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
         proto.raw_data = external.read(where, {e.key: e.value for e in proto.external_data}, _n_bytes(onnx, proto))
         proto.data_location = onnx.TensorProto.DEFAULT
         del proto.external_data[:]
-    if prod(dims) > 8 * max(proto.ByteSize(), 1):   # the smallest element takes 2 bits
-        raise ModelFileError(message(where, "dims", f"fit its {proto.ByteSize()} bytes", dims))
+        return _array(onnx, proto, limits, external)
+    n_bytes = len(raw) if raw or not filled else 8 * len(getattr(proto, filled[0]))
+    if prod(dims) > 8 * n_bytes:    # the smallest element takes 2 bits
+        raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+    dtype = _plain_dtype(onnx, proto)
+    if dtype is not None and raw:
+        if len(raw) != prod(dims) * dtype.itemsize:
+            raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+        if prod(dims) > _LIGHT_ELEMENTS:
+            proto.ClearField("raw_data")    # so that a large model is not in memory twice
+        return np.frombuffer(raw, dtype).reshape(dims)
     try:
         array = onnx.numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
@@ -248,6 +260,14 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
     if array.dtype.kind == "O":
         raise ModelFileError(f"{where}: texts are not supported.")
     return array
+
+
+def _plain_dtype(onnx: Any, proto: Any) -> np.dtype | None:
+    """The element type if NumPy reads it from little-endian bytes as they are."""
+    if sys.byteorder != "little" or proto.data_type not in onnx.helper.get_all_tensor_dtypes():
+        return None
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
+    return dtype if dtype.kind in "fiu" and dtype.isbuiltin == 1 else None
 
 
 def _n_bytes(onnx: Any, proto: Any) -> int:

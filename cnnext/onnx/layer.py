@@ -55,6 +55,10 @@ class OnnxOperator(Layer):
     def where(self) -> str:
         return f"{self.operator.title} {self.name!r}"
 
+    @property
+    def kind(self) -> str:
+        return self.operator.title
+
     def __repr__(self) -> str:
         attributes = "".join(f", {key}={value!r}" for key, value in self.operator.attributes.items())
         return f"OnnxOperator({self.operator.title}{attributes})"
