@@ -386,9 +386,22 @@ def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
     converter = import_module("onnx.version_converter")
     try:
-        return converter.convert_version(model, TARGET_VERSION)
+        converted = converter.convert_version(model, TARGET_VERSION)
     except (RuntimeError, ValueError, onnx.checker.ValidationError):
         return model
+    if _version(model) < 11:
+        _resize_as_before(onnx, converted.graph)
+    return converted
+
+
+def _resize_as_before(onnx: Any, graph: Any) -> None:
+    """Before version 11, Upsample and Resize knew one rule for coordinates, which is not today's default."""
+    for node in graph.node:
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
+            said = {attribute.name for attribute in node.attribute}
+            for key, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                if key not in said:
+                    node.attribute.append(onnx.helper.make_attribute(key, value))
 
 
 def _types(onnx: Any, model: Any,
