@@ -79,7 +79,7 @@ def _feed(inputs: list[Any], arguments: argparse.Namespace) -> dict[str, np.ndar
         for axis, n in enumerate(value.shape):
             extent = n if n is not None else arguments.batch_size if axis == 0 else next(given, None)
             if extent is None:
-                raise ValueError(message("bench", "--size", f"give the open extents of the input {value.name!r}", value.shape))
+                raise ValueError(message("bench", "--size", f"give the open extents of input {value.name!r}", value.shape))
             shape.append(extent)
         if value.type not in ("tensor(float)", "tensor(int64)"):
             raise ValueError(message("bench", "input", "hold float32 or int64 numbers", value.type))

@@ -68,7 +68,8 @@ class Profile:
         lines = [f"{row[0]:{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:5], widths[1:], strict=True))
                  + f"  {row[5]}" for row in rows]
         lines = [line.rstrip() for line in lines]
-        head = f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {self.n_threads} worker(s), each step's fastest run"
+        head = (f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {self.n_threads} worker(s), each step's fastest "
+                "run")
         return "\n".join([head, *lines[: len(kernels) + 1], "", *lines[len(kernels) + 1 :]])
 
     def _row(self, label: str, steps: Sequence[StepTime], why: str) -> list[str]:
