@@ -242,8 +242,8 @@ def onnx_rule(domain: str, op_type: str) -> Any:
     entries = {_plugin(entry): entry for entry in found if entry.name == name and _is_allowed(entry.distro.name)}
     owners = sorted({plugin.distribution for plugin in entries})
     if len(owners) > 1:
-        raise PluginError(f"the ONNX operator {name!r} is provided by {' and '.join(owners)}. Uninstall one of them, or name "
-                          f"the others in {_ALLOWED}.")
+        raise PluginError(f"the ONNX operator {name!r} is provided by {' and '.join(owners)}. Uninstall one of them, or "
+                          f"name the others in {_ALLOWED}.")
     return _load_rule(*next(iter(entries.items()))) if entries else None
 
 

@@ -50,7 +50,8 @@ class Network:
         channels = x.shape[1 if data_format == "channels_first" else 3]
         weights = {"weights": self.number(size, size, channels // options.get("groups", 1), filters),
                    "bias": self.number(filters)}
-        return self.add(cx.Conv2D, x, args=(filters, size), weights=weights, padding="same", data_format=data_format, **options)
+        return self.add(cx.Conv2D, x, args=(filters, size), weights=weights, padding="same", data_format=data_format,
+                        **options)
 
     def dense(self, x, units):
         return self.add(cx.Dense, x, args=(units,), weights={"weights": self.number(x.shape[-1], units),
@@ -132,7 +133,7 @@ def _conv(net, x, i):
 def grown(net, values, choice, i, order):
     """One more value, out of those there are."""
     x = values[i % len(values)]
-    alike = [v for v in values if v.shape == x.shape][0]
+    alike = next(v for v in values if v.shape == x.shape)
     rank = len(x.shape)
     if rank == 0:
         return _unary(net, x, i)
