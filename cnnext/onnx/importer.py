@@ -112,7 +112,7 @@ class _Importer:
 
     def _attribute(self, node: Any, proto: Any) -> Any:
         kinds = self.onnx.AttributeProto
-        if proto.type == kinds.GRAPH and node.op_type in ("If", "Loop"):
+        if proto.type == kinds.GRAPH and node.op_type in ("If", "Loop") and node.domain in ("", "ai.onnx"):
             return self._subgraph(proto.g)
         if proto.type in (kinds.GRAPH, kinds.GRAPHS, kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS, kinds.TYPE_PROTO):
             return proto    # named by check_supported

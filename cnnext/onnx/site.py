@@ -182,7 +182,7 @@ class Site:
             contents = [None if v is None else v.data for v in self.inputs]
             return [constant(array, self.name) for array in evaluate_wanted(self.op, contents)]
         rule = rule_of(self.op)
-        if rule is not None and (self.op.op_type in ANY_TYPE or self._is_for_kernels()):
+        if rule is not None and (self.op.domain == "" and self.op.op_type in ANY_TYPE or self._is_for_kernels()):
             made = self._by(rule)
             if made is not None:
                 return made
@@ -197,8 +197,11 @@ class Site:
         return [made] if isinstance(made, Value) else list(made)
 
     def _is_constant(self) -> bool:
-        present = [v for v in self.inputs if v is not None]
-        return all(v.data is not None for v in present) and self.op.op_type not in _NOT_FOLDED
+        from cnnext.onnx.numpy_ops import is_supported
+
+        if any(v is not None and v.data is None for v in self.inputs):
+            return False
+        return not (self.op.domain == "" and self.op.op_type in _NOT_FOLDED) and is_supported(self.op)
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
@@ -209,7 +212,8 @@ class Site:
         from cnnext.onnx.numpy_ops import infer
 
         present = [i for i, v in enumerate(self.inputs) if v is not None]
-        waiting = [i for i in _SHAPE_OPERANDS.get(self.op.op_type, ()) if self.has(i) and self.known(i) is None]
+        operands = _SHAPE_OPERANDS.get(self.op.op_type, ()) if self.op.domain == "" else ()
+        waiting = [i for i in operands if self.has(i) and self.known(i) is None]
         if waiting:
             self._wait_for(waiting)
         types = infer(self.op, [None if v is None else (v.dtype, tuple(n or 0 for n in v.shape)) for v in self.inputs],
