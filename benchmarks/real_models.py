@@ -31,8 +31,8 @@ def main(quick: bool) -> None:
         print(f"Not installed: {', '.join(missing)}. They come with: make .venv/stamp-models")
         return
     rounds, seconds = (2, 0.1) if quick else (8, 0.4)
-    print(f"{'model':22} {'input':16} {'threads':>7}  {'cnnext ms: best':>15} {'median':>8}  {'ORT ms: best':>12} {'median':>8}"
-          f"  {'ORT/cnnext: best':>16} {'median':>7}")
+    print(f"{'model':22} {'input':16} {'threads':>7}  {'cnnext ms: best':>15} {'median':>8}  {'ORT ms: best':>12} "
+          f"{'median':>8}  {'ORT/cnnext: best':>16} {'median':>7}")
     ratios: dict[int, list[tuple[float, float]]] = {n: [] for n in THREADS}
     for name, (model, feed) in workloads().items():
         for threads in THREADS:

@@ -140,7 +140,7 @@ class Model:
     def plan(self, batch_size: int = 1) -> Plan:
         """The inference plan for a batch size (unknown extents other than the batch must be known)."""
         batch_size = as_int("plan", "batch_size", batch_size, minimum=1)
-        return self._runner.plan([(batch_size, *v.shape[1:]) for v in self.graph.inputs])
+        return self._runner.plan([v.with_batch(batch_size) for v in self.graph.inputs])
 
     # Training and inference
 

@@ -12,6 +12,7 @@ from cnnext.errors import PluginError
 from cnnext.geometry import resolve_padding, unreached
 from cnnext.graph.graph import Graph, Node, Parameter, Shape, Value
 from cnnext.graph.passes import prepare
+from cnnext.graph.passes.expand import expand_node
 from cnnext.layers.layer import Layer, Window, to_channels_last
 from cnnext.layers.missing import MissingLayer
 
@@ -44,7 +45,7 @@ def summary(model: Model) -> str:
 
 
 def _type(layer: Layer) -> str:
-    return f"missing {layer.type_name}" if isinstance(layer, MissingLayer) else type(layer).__name__
+    return f"missing {layer.type_name}" if isinstance(layer, MissingLayer) else layer.kind
 
 
 def _totals(parameters: Sequence[Parameter], macs: Sequence[int | None]) -> str:
@@ -60,8 +61,26 @@ def _count(parameters: Iterable[Parameter]) -> int:
 
 def _macs(graph: Graph) -> list[int | None]:
     """MACs of each node for one sample: those of the layers that it is made of, None where an extent is open."""
-    shapes = [(1, *v.shape[1:]) for v in graph.inputs]
+    shapes = [v.with_batch(1) for v in graph.inputs]
+    if all(n is not None for shape in shapes for n in shape):
+        try:
+            return _macs_of_all(graph, shapes)
+        except (PluginError, ValueError):    # a layer whose plugin is missing, shapes that the data decides
+            pass
     return [_node_macs(node) for node in graph.rebuild(_copy_all, shapes).nodes]
+
+
+def _macs_of_all(graph: Graph, shapes: Sequence[Shape]) -> list[int | None]:
+    macs: list[int | None] = []
+
+    def rule(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+        first = len(g.nodes)
+        outputs = expand_node(g, node, inputs)
+        macs.append(sum(part.layer.macs(part) for part in g.nodes[first:]))
+        return outputs
+
+    graph.rebuild(rule, shapes, training=False)
+    return macs
 
 
 def _copy_all(graph: Graph, node: Node, inputs: list[Value]) -> None:

@@ -586,6 +586,23 @@ def _in_forked_child(run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
     return result
 
 
+def _check_onnx(case: _Case) -> str:
+    """A model with the layer computes the same after it was exported to ONNX and read again."""
+    try:
+        from cnnext.onnx.exporter import export
+        from cnnext.onnx.importer import load as load_onnx
+    except ImportError:
+        raise _Skip("the package onnx is not installed") from None
+    with warnings.catch_warnings(), _findable(case):
+        warnings.simplefilter("ignore")     # that other runtimes need an implementation
+        proto = export(_model(case))
+        made = _listed(load_onnx(proto.SerializeToString(), num_threads=1).predict(case.inputs))
+    for y, r in zip(made, _listed(_model(case).predict(case.inputs)), strict=True):
+        error = _error(y, r)
+        assert error <= 1e-5, f"differs by {error:.1e} of the largest magnitude"
+    return ", ".join(sorted({f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in proto.graph.node}))
+
+
 CHECKS: dict[str, Callable[[_Case], str]] = {
     "attributes": _check_attributes,
     "shapes": _check_shapes,
@@ -602,6 +619,7 @@ CHECKS: dict[str, Callable[[_Case], str]] = {
     "pickle": _check_pickle,
     "sharing": _check_sharing,
     "fork": _check_fork,
+    "onnx": _check_onnx,
 }
 
 

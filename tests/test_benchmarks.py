@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 
+import cnnext as cx
 from benchmarks import __main__ as program
-from benchmarks import machine
+from benchmarks import machine, real_models
 from cnnext._native import executor
 
 
@@ -36,6 +38,27 @@ def test_networks(monkeypatch, capsys):
     assert rows == [("lenet5", "0.4"), ("mobilenet_v3_small", "56.5")]
     ratios = r"best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+"
     assert re.search(rf"^with / without, \d+ turns of 5 runs: {ratios}$", printed, re.MULTILINE)
+
+
+def test_real_models(monkeypatch, capsys, tmp_path):
+    """With a network of one layer in place of the trained ones: processes, turns and table are the same."""
+    pytest.importorskip("onnxruntime")
+    x = cx.Input((6, 6, 2), name="image")
+    cx.Model(x, cx.Conv2D(3, 3)(x)).export_onnx(tmp_path / "m.onnx")
+    feed = {"image": np.random.default_rng(0).random((1, 6, 6, 2), np.float32)}
+    monkeypatch.setattr(real_models, "NEEDED", ("onnx", "onnxruntime"))
+    monkeypatch.setattr(real_models, "workloads", lambda: {"one layer": ((tmp_path / "m.onnx").read_bytes(), feed)})
+    real_models.main(quick=True)
+    text = capsys.readouterr().out
+    rows = re.findall(r"^one layer +1x6x6x2 +(\d+)(?: +[\d.]+){6}$", text, re.MULTILINE)
+    assert rows == ["2", "1"]
+    assert re.search(r"geometric mean, 2 thread\(s\): [\d.]+ \(medians: [\d.]+\)", text)
+
+
+def test_real_models_without_the_packages(monkeypatch, capsys):
+    monkeypatch.setattr(real_models, "NEEDED", ("no_such_package",))
+    real_models.main(quick=True)
+    assert "Not installed: no_such_package" in capsys.readouterr().out
 
 
 def test_unknown_name(monkeypatch, capsys):

@@ -27,10 +27,11 @@ def text(name: str) -> str:
 
 def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend")
+    pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     programs = [code for language, code in FENCED.findall(text("README.md")) if language == "python"]
-    assert len(programs) == 2
+    assert len(programs) == 3
     for program in programs:
         exec(program, names)
     printed = capsys.readouterr().out

@@ -63,7 +63,7 @@ def test_expansion_is_that_of_the_tree(tree):
     ("INPUT-", 6, "a layer's name"),
     ("INPUT--FC", 6, "a layer's name"),
     ("INPUT-CON-FC", 6, "Did you mean 'CONV'"),
-    ("INPUT-BN-FC", 6, "Known: CONV, DROPOUT,"),
+    ("INPUT-BN-FC", 6, "Known: CELU, CONV, DROPOUT,"),
     ("INPUT-[CONV-FC", 14, "']' here"),
     ("INPUT-CONV]-FC", 10, "a '[' for each ']'"),
     ("INPUT CONV", 6, "'-', '*', '?' or its end"),

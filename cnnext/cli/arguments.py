@@ -33,3 +33,8 @@ def numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be numbers with commas between them, not {text!r}") from None
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Extents with commas between them."""
+    return tuple(positive(part) for part in text.split(","))

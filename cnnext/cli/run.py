@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,20 +17,23 @@ if TYPE_CHECKING:
     from cnnext.session import InferenceSession, NodeArg
 
 COLOUR_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CHANNELS_FIRST = {"nhwc": False, "channels_last": False, "nchw": True, "channels_first": True}
+DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", help="a model file (.safetensors)")
-    parser.add_argument("--input", action="append", required=True, metavar="[NAME=]FILE",
-                        help="an array (.npy), with or without the batch axis, or a picture, which is resized and scaled "
-                             "to 0..1; once for each input of the model")
-    parser.add_argument("--output", metavar="FILE.npz", help="write all outputs to this file")
+    parser.add_argument("model", help="a model file (.safetensors or .onnx)")
+    parser.add_argument("--input", action="append", nargs="+", required=True, metavar="[NAME=]FILE",
+                        help="an array (.npy, or .npz with arrays named like the inputs), with or without the batch axis, "
+                             "or a picture, which is resized and scaled to 0..1; several files are one batch; once for each "
+                             "input of the model")
+    parser.add_argument("--output", "--save", metavar="FILE.npz", help="write all outputs to this file")
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="how many classes to print")
     parser.add_argument("--mean", type=numbers, metavar="M[,M...]", help="subtracted from a picture, per channel")
     parser.add_argument("--std", type=numbers, metavar="S[,S...]", help="a picture is divided by it, per channel")
-    parser.add_argument("--layout", choices=("channels_last", "channels_first"), default="channels_last",
-                        help="how the model wants a picture")
+    parser.add_argument("--layout", choices=tuple(CHANNELS_FIRST),
+                        help="how the model wants a picture (default: as its input's shape says)")
     parser.add_argument("--threads", type=positive, metavar="N", help="workers; all there are by default")
 
 
@@ -38,10 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
     import cnnext as cx
 
     session = cx.InferenceSession(arguments.model, num_threads=arguments.threads)
-    feed = {node.name: _load(path, node, arguments) for node, path in _match(session, arguments.input)}
-    outputs = dict(zip((v.name for v in session.get_outputs()), session.run(None, feed), strict=True))
+    matched = _match(session, arguments.input)
+    outputs = _run_batches(session, {node.name: _load(files, node, arguments) for node, files in matched})
+    files = [Path(file).name for file in matched[0][1]] if len(matched) == 1 else []
     for name, array in outputs.items():
-        _show(name, array, arguments.top)
+        _show(name, array, arguments.top, files)
     if arguments.output:
         from cnnext._files import atomic_write
 
@@ -50,36 +55,75 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.output}")
 
 
-def _match(session: InferenceSession, files: Sequence[str]) -> list[tuple[NodeArg, str]]:
-    """Which file goes to which input: by name, or in order."""
+def _run_batches(session: InferenceSession, feed: dict[str, np.ndarray]) -> dict[str, Any]:
+    """All outputs by name. A model that takes one example at a time gets them one after another."""
+    inputs = session.get_inputs()
+    sizes = {feed[node.name].shape[0] for node in inputs if node.shape and feed[node.name].ndim}
+    one_by_one = all(node.shape[:1] == (1,) for node in inputs) and len(sizes) == 1 and sizes != {1}
+    feeds = [{k: x[i : i + 1] for k, x in feed.items()} for i in range(sizes.pop())] if one_by_one else [feed]
+    results = [session.run(None, one) for one in feeds]
+    joined = results[0] if len(results) == 1 else [np.concatenate(arrays) for arrays in zip(*results, strict=True)]
+    return dict(zip((v.name for v in session.get_outputs()), joined, strict=True))
+
+
+def _match(session: InferenceSession, groups: Sequence[Sequence[str]]) -> list[tuple[NodeArg, list[str]]]:
+    """Which files go to which input: by name, or in order; the arrays of one .npz go to the inputs of their names."""
     inputs = session.get_inputs()
     known = {node.name: node for node in inputs}
-    if len(files) != len(inputs):
-        raise ValueError(message("run", "--input", f"be given once for each input: {', '.join(known)}", list(files)))
-    pairs: list[tuple[NodeArg, str]] = []
-    for node, text in zip(inputs, files, strict=True):
+    if len(groups) == 1 and len(groups[0]) == 1 and groups[0][0].endswith(".npz") and len(inputs) > 1:
+        return [(node, [groups[0][0]]) for node in inputs]
+    if len(groups) != len(inputs):
+        raise ValueError(message("run", "--input", f"be given once for each input: {', '.join(known)}", list(groups)))
+    pairs: list[tuple[NodeArg, list[str]]] = []
+    for node, (text, *more) in zip(inputs, groups, strict=True):
         name, equals, path = text.partition("=")
         if not equals or Path(text).exists():
-            pairs.append((node, text))
+            pairs.append((node, [text, *more]))
         elif name in known:
-            pairs.append((known[name], path))
+            pairs.append((known[name], [path, *more]))
         else:
             raise ValueError("run: " + unknown("input", name, known))
     if len({node.name for node, _ in pairs}) != len(inputs):
-        raise ValueError(message("run", "--input", "name each input once", list(files)))
+        raise ValueError(message("run", "--input", "name each input once", list(groups)))
     return pairs
 
 
-def _load(path: str, node: NodeArg, arguments: argparse.Namespace) -> np.ndarray:
-    if path.endswith(".npy"):
-        array = np.load(path, allow_pickle=False)
-    else:
-        array = _load_picture(path, node, arguments)
-    if array.ndim == len(node.shape) - 1:
-        array = array[np.newaxis]
-    if array.dtype.kind not in "fiub":
-        raise TypeError(message(f"file {path!r}", "dtype", "be numbers", str(array.dtype)))
-    return np.ascontiguousarray(array, dtype=np.float32)
+def _load(files: Sequence[str], node: NodeArg, arguments: argparse.Namespace) -> np.ndarray:
+    """The files of one input as one array of its type, the examples one behind the other."""
+    parts = []
+    for path in files:
+        array = _load_array(path, node) if path.endswith((".npy", ".npz")) else _load_picture(path, node, arguments)
+        if array.ndim == len(node.shape) - 1:
+            array = array[np.newaxis]
+        if array.dtype.kind not in "fiub":
+            raise TypeError(message(f"file {path!r}", "dtype", "be numbers", str(array.dtype)))
+        parts.append(array)
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise ValueError(message("run", "--input", "be files of one shape to form a batch", [p.shape for p in parts]))
+    dtype = np.dtype(DTYPES.get(node.type, node.type[len("tensor(") : -1]))
+    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=dtype)
+
+
+def _load_array(path: str, node: NodeArg) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"run: file {path!r} cannot be read as an array: {error}") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as archive:
+        if node.name in archive:
+            return archive[node.name]
+        if len(archive.files) == 1:
+            return archive[archive.files[0]]
+        raise ValueError(f"run: file {path!r}: " + unknown("array", node.name, archive.files))
+
+
+def _channels_first(node: NodeArg, arguments: argparse.Namespace) -> bool:
+    """As asked; else channels are where the shape has 1, 3 or 4, and last where that leaves a doubt."""
+    if arguments.layout is not None:
+        return CHANNELS_FIRST[arguments.layout]
+    return node.shape[1] in COLOUR_MODES and node.shape[3] not in COLOUR_MODES
 
 
 def _load_picture(path: str, node: NodeArg, arguments: argparse.Namespace) -> np.ndarray:
@@ -90,12 +134,11 @@ def _load_picture(path: str, node: NodeArg, arguments: argparse.Namespace) -> np
         raise ImportError("reading pictures needs pillow. Install it: pip install pillow") from None
     if len(node.shape) != 4:
         raise ValueError(message("run", "--input", f"be a .npy file for the input {node.name!r} {node.shape}", path))
-    first = arguments.layout == "channels_first"
+    first = _channels_first(node, arguments)
     channels, rows, columns = node.shape[1:] if first else (node.shape[3], *node.shape[1:3])
     if channels not in COLOUR_MODES:
-        hint = "; is it a channels_first model?" if not first and node.shape[1] in COLOUR_MODES else ""
         raise ValueError(message("run", "--layout", "fit an input with 1, 3 or 4 channels", arguments.layout,
-                                 f"input shape {node.shape}{hint}"))
+                                 f"input shape {node.shape}"))
     with Image.open(path) as picture:
         size = (columns or picture.width, rows or picture.height)
         pixels = picture.convert(COLOUR_MODES[channels]).resize(size, Image.Resampling.BILINEAR)
@@ -114,11 +157,13 @@ def _per_channel(name: str, values: list[float] | None, default: float, channels
     return array
 
 
-def _show(name: str, array: np.ndarray, top: int) -> None:
+def _show(name: str, array: np.ndarray, top: int, files: Sequence[str]) -> None:
     """The best classes of each row where the output is one row per example, else its range."""
-    print(f"{name}  shape {array.shape}  min {array.min():.6g}  max {array.max():.6g}  mean {array.mean():.6g}")
+    extent = f"  min {array.min():.6g}  max {array.max():.6g}  mean {array.mean():.6g}" if array.size else "  empty"
+    print(f"{name}  shape {array.shape}{extent}")
     if array.ndim != 2 or array.shape[1] < 2:
         return
-    for i, row in enumerate(array):
+    labels = files if len(files) == len(array) > 1 else [str(i) for i in range(len(array))]
+    for label, row in zip(labels, array, strict=True):
         best = np.argsort(-row, kind="stable")[:top]
-        print(f"  {i}: " + "  ".join(f"class {k} {row[k]:.4f}" for k in best))
+        print(f"  {label}: " + "  ".join(f"class {k} {row[k]:.4f}" for k in best))

@@ -84,6 +84,15 @@ class Value:
         """True for parameters and constants: known before the run."""
         return self.parameter is not None or self.data is not None
 
+    @property
+    def is_fixed(self) -> bool:
+        """True for what is computed from parameters and constants alone: once for many runs."""
+        return self.is_persistent or self.node is not None and all(v.is_fixed for v in self.node.reads)
+
+    def with_batch(self, batch: int) -> Shape:
+        """The shape with its first extent set where that is open."""
+        return (batch, *self.shape[1:]) if self.shape[:1] == (None,) else self.shape
+
     def __repr__(self) -> str:
         return f"Value({self.name or '?'}, shape={self.shape})"
 

@@ -231,9 +231,9 @@ class Layout:
         if value in self._outputs:
             return View.dense(Storage("output", prod(shape), value.dtype), shape)
         if value in self._last and value not in self._placed:
-            view = self.view(self._last[value].output).reshaped(shape)
-            assert view is not None, "an output is dense"
-            return view
+            inside = self.view(self._last[value].output).reshaped(shape)
+            assert inside is not None, "an output is dense"
+            return inside
         if value in self._placed:
             node, index = self._placed[value]
             dst = self.view(node.output)

@@ -222,9 +222,9 @@ def per_channel(g: Graph, node: Node) -> Value | None:
     """The constant or parameter that a join of two values applies to each channel, as (C,); None where it is none."""
     from cnnext.layers.reshape import ReshapeTo
 
-    x, term = (node.inputs[::-1] if node.inputs[0].is_persistent else node.inputs)[:2]
+    x, term = (node.inputs[::-1] if node.inputs[0].is_fixed else node.inputs)[:2]
     shape, channels = x.shape, node.output.shape[-1:]
-    if len(node.inputs) != 2 or x.is_persistent or not term.is_persistent or shape != node.output.shape:
+    if len(node.inputs) != 2 or x.is_fixed or not term.is_fixed or shape != node.output.shape:
         return None
     if term.shape[-1:] != channels or any(n != 1 for n in term.shape[:-1]):
         return None

@@ -167,6 +167,11 @@ class Layer:
         """How errors call this layer."""
         return f"{type(self).__name__.lower()} {self.name!r}"
 
+    @property
+    def kind(self) -> str:
+        """What summaries call this type of layer."""
+        return type(self).__name__
+
     def error(self, argument: str, rule: str, value: object, *shapes: Shape) -> ValueError:
         """An error of this layer in the grammar of all errors."""
         context = "source shape " + ", ".join(str(s) for s in shapes) if shapes else ""
@@ -194,6 +199,10 @@ class Layer:
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         """What the layer learns, given the shapes of its inputs (channels-last)."""
         return {}
+
+    def parameter_names(self, *shapes: Shape) -> list[str]:
+        """The names of the parameters, in their order; shapes as the layer's ``data_format`` has them."""
+        return list(self.parameters(*self._channels_last(shapes)))
 
     def build(self, *shapes: Shape) -> None:
         """Create the parameters, once; later calls check that the new shapes want the same ones."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -162,8 +163,12 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
 
 def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        # Not waiting for what is no file: a pipe that nobody writes to.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError("it must be a plain file.")
+            size = status.st_size
             if size > limits.max_bytes:
                 raise ModelFileError(f"the file holds {size:,} bytes, the limit is {limits.max_bytes:,}.")
             return file.read(limits.max_bytes + 1)
@@ -262,7 +267,7 @@ def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None)
             raise ModelFileError(f"two initializers are called {proto.name!r}.")
         tensors[proto.name] = _array(onnx, proto, limits, reader)
     for proto in _inner_tensors(model):
-        _array(onnx, proto, limits, reader)     # of another file: read into the model
+        _array(onnx, proto, limits, reader, keep=True)
     declared = {value.name for value in graph.input}
     large = [proto for proto in graph.initializer if tensors[proto.name].size > _LIGHT_ELEMENTS]
     large_names = {proto.name for proto in large}
@@ -314,14 +319,17 @@ def _constants_to_initializers(onnx: Any, graph: Any) -> None:
     graph.node.extend(kept)
 
 
-def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np.ndarray:
+def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External, keep: bool = False) -> np.ndarray:
+    """A tensor, checked; what lies in another file is read, and large data are taken out of the model, or kept there."""
     where = f"tensor {proto.name!r}"
     dims = list(proto.dims)
     if len(dims) > limits.max_rank or any(n < 0 for n in dims):
         raise ModelFileError(message(where, "dims", f"be at most {limits.max_rank} extents of at least 0", dims))
     if proto.HasField("segment"):
         raise ModelFileError(f"{where}: segments are not supported.")
-    filled = [name for name in _DATA_FIELDS if len(getattr(proto, name))]
+    # Reading raw_data copies it, so it is read once.
+    raw = proto.raw_data if proto.HasField("raw_data") else b""
+    filled = [name for name in _DATA_FIELDS if len(raw if name == "raw_data" else getattr(proto, name))]
     if len(filled) > 1:
         raise ModelFileError(f"{where} holds its data twice, in {' and '.join(filled)}: readers may disagree.")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
@@ -330,8 +338,17 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
         proto.raw_data = external.read(where, {e.key: e.value for e in proto.external_data}, _n_bytes(onnx, proto))
         proto.data_location = onnx.TensorProto.DEFAULT
         del proto.external_data[:]
-    if prod(dims) > 8 * max(proto.ByteSize(), 1):   # the smallest element takes 2 bits
-        raise ModelFileError(message(where, "dims", f"fit its {proto.ByteSize()} bytes", dims))
+        return _array(onnx, proto, limits, external, keep)
+    n_bytes = len(raw) if raw or not filled else 8 * len(getattr(proto, filled[0]))
+    if prod(dims) > 8 * n_bytes:    # the smallest element takes 2 bits
+        raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+    dtype = _plain_dtype(onnx, proto)
+    if dtype is not None and raw:
+        if len(raw) != prod(dims) * dtype.itemsize:
+            raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+        if prod(dims) > _LIGHT_ELEMENTS and not keep:
+            proto.ClearField("raw_data")    # so that a large model is not in memory twice
+        return np.frombuffer(raw, dtype).reshape(dims)
     try:
         array = onnx.numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
@@ -339,6 +356,14 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
     if array.dtype.kind == "O":
         raise ModelFileError(f"{where}: texts are not supported.")
     return array
+
+
+def _plain_dtype(onnx: Any, proto: Any) -> np.dtype | None:
+    """The element type if NumPy reads it from little-endian bytes as they are."""
+    if sys.byteorder != "little" or proto.data_type not in onnx.helper.get_all_tensor_dtypes():
+        return None
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
+    return dtype if dtype.kind in "fiu" and dtype.isbuiltin == 1 else None
 
 
 def _n_bytes(onnx: Any, proto: Any) -> int:
@@ -416,11 +441,25 @@ def _checked(onnx: Any, model: Any) -> Any:
     # An initializer is a graph input as well in IR 3; since IR 4 it need not be, and converter and checker agree on that.
     model.ir_version = max(model.ir_version, 10)
     _drop_old_inputs(model)
+    outputs = [(value, type(value).FromString(value.SerializeToString())) for value in model.graph.output]
+    for value, _ in outputs:
+        _declare(onnx, value)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ModelFileError(f"the model breaks the rules of ONNX: {_first_line(error)}") from error
+    for value, original in outputs:
+        value.CopyFrom(original)
     return model
+
+
+def _declare(onnx: Any, value: Any) -> None:
+    """Give an output a type and a rank for the checker, which insists on both; engines infer them."""
+    if value.type.WhichOneof("value") not in (None, "tensor_type"):
+        return
+    tensor = value.type.tensor_type
+    tensor.elem_type = tensor.elem_type or onnx.TensorProto.FLOAT
+    tensor.shape.SetInParent()
 
 
 def _drop_old_inputs(model: Any) -> None:
@@ -443,9 +482,22 @@ def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
     converter = import_module("onnx.version_converter")
     try:
-        return converter.convert_version(model, TARGET_VERSION)
+        converted = converter.convert_version(model, TARGET_VERSION)
     except Exception:   # of many kinds, also errors of its checker and of its shape inference
         return model
+    if _version(model) < 11:
+        _resize_as_before(onnx, converted.graph)
+    return converted
+
+
+def _resize_as_before(onnx: Any, graph: Any) -> None:
+    """Before version 11, Upsample and Resize knew one rule for coordinates, which is not today's default."""
+    for node in graph.node:
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
+            said = {attribute.name for attribute in node.attribute}
+            for key, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                if key not in said:
+                    node.attribute.append(onnx.helper.make_attribute(key, value))
 
 
 def _types(onnx: Any, model: Any, tensors: dict[str, np.ndarray],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from cnnext.onnx.files import Contents, OnnxLimits, read, require_onnx
 from cnnext.onnx.layer import OnnxOperator
 from cnnext.onnx.operator import Operator
 from cnnext.onnx.subgraphs import InnerNode, Subgraph
-from cnnext.onnx.support import check_supported
+from cnnext.onnx.support import check_supported, unsupported
 
-__all__ = ["load"]
+__all__ = ["Description", "describe", "load"]
 
 # Inputs that are weights where they are known: trained, and not trained.
 _TRAINED: dict[str, tuple[int, ...]] = {
@@ -152,6 +154,8 @@ class _Importer:
 
     def _append(self, graph: Graph, op: Operator, node: Any) -> None:
         trained, state = _TRAINED.get(op.op_type, ()), _STATE.get(op.op_type, ())
+        if op.domain:   # of a plugin's layer, all that it stores
+            trained, state = tuple(range(len(node.input))), ()
         slots: list[str] = []
         inputs: list[Value] = []
         weights: dict[str, Parameter] = {}
@@ -231,3 +235,52 @@ def _weight_name(name: str, taken: Iterable[str]) -> str:
     """The initializer's own name, free of what separates layer and weight in model files."""
     key = name.replace("/", ".").strip(".") or "weight"
     return key if key not in ("*", *taken) else f"{key}.{len(list(taken))}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an ONNX model asks for, whether or not all of it can be computed.
+
+    Attributes
+    ----------
+    name : str
+    versions : dict of str to int
+        Operator sets by domain, "" for ONNX's own, after conversion.
+    inputs, outputs : dict of str to (dtype, shape or None), or None
+    operators : dict of str to int
+        How many nodes of each.
+    n_parameters : int
+        Elements of all float tensors.
+    unsupported : list of str
+        A line for each operator that nothing installed computes.
+    """
+
+    name: str
+    versions: dict[str, int]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    operators: dict[str, int]
+    n_parameters: int
+    unsupported: list[str]
+
+
+def describe(source: Any, external_data: bool = False, limits: OnnxLimits | None = None) -> Description:
+    """Read an ONNX model without building it, so that one with unknown operators can be looked at. Arguments as ``load``.
+
+    Raises
+    ------
+    ModelFileError
+        If the model cannot be read.
+    ImportError
+        Without the package ``onnx``.
+    """
+    importer = _Importer(read(source, external_data, limits))
+    contents, proto = importer.contents, importer.proto
+    operators = [importer._operator(node) for node in proto.node]
+    return Description(
+        proto.name, importer.versions,
+        {v.name: contents.types.get(v.name) for v in proto.input if v.name not in contents.tensors},
+        {v.name: contents.types.get(v.name) for v in proto.output},
+        dict(Counter(op.title for op in operators).most_common()),
+        sum(array.size for array in contents.tensors.values() if array.dtype.kind == "f"),
+        unsupported((op, node.name or node.output[0]) for op, node in zip(operators, proto.node, strict=True)))

@@ -55,6 +55,10 @@ class OnnxOperator(Layer):
     def where(self) -> str:
         return f"{self.operator.title} {self.name!r}"
 
+    @property
+    def kind(self) -> str:
+        return self.operator.title
+
     def __repr__(self) -> str:
         attributes = "".join(f", {key}={value!r}" for key, value in self.operator.attributes.items())
         return f"OnnxOperator({self.operator.title}{attributes})"
@@ -82,8 +86,9 @@ class OnnxOperator(Layer):
         return cls(op, [str(slot) for slot in config["slots"]], types, name, [str(key) for key in config["state"]])
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
-        stored = self.stored_weights or {}
-        return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in stored.items()}
+        stored = self.stored_weights or {}  # a file has them in an order of its own
+        return {key: ParameterSpec(stored[key].shape, trainable=key not in self.state)
+                for key in self.slots if key in stored}
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Sequence[Value]:
         from cnnext.onnx.site import Site

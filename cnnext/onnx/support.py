@@ -29,13 +29,17 @@ _NO_TENSORS = frozenset((
 
 
 def rule_of(op: Operator) -> Rule | None:
-    """How an operator becomes layers: by a built-in rule, or by one of an installed plugin."""
+    """How an operator becomes layers: by a built-in rule, one of an installed plugin, or as a layer of one."""
     from cnnext.onnx.rules import RULES
+    from cnnext.onnx.vendor import layer_of, vendor_rule
     from cnnext.plugins import onnx_rule
 
     if op.domain == "" and op.op_type in RULES:
         return RULES[op.op_type]
-    return onnx_rule(op.domain, op.op_type)
+    rule = onnx_rule(op.domain, op.op_type)
+    if rule is None and op.domain and layer_of(op) is not None:
+        return vendor_rule
+    return rule
 
 
 def is_supported(op: Operator) -> bool:

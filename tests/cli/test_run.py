@@ -109,3 +109,95 @@ def test_errors(arguments, words, colour_net, tmp_path, monkeypatch, capsys):
     assert main(["run", "net.safetensors", *arguments]) == 1
     captured = capsys.readouterr()
     assert words in captured.err and captured.err.startswith("cnnext run: ")
+
+
+# ONNX models
+
+
+@pytest.fixture
+def onnx_net(tmp_path):
+    """Channel means of an image (1 or N, 3, 4, 5), in ONNX; ``fixed`` takes one image at a time."""
+    onnx = pytest.importorskip("onnx")
+    for name, batch in (("open", "N"), ("fixed", 1)):
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0)], "means",
+            [onnx.helper.make_tensor_value_info("image", 1, [batch, 3, 4, 5])],
+            [onnx.helper.make_tensor_value_info("means", 1, [batch, 3])])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), tmp_path / f"{name}.onnx")
+    return tmp_path
+
+
+@pytest.mark.parametrize("layout", [[], ["--layout", "nchw"], ["--layout", "channels_first"]])
+def test_a_picture_for_an_onnx_model(layout, onnx_net, capsys):
+    """Where only one reading of the input's shape is a picture, the layout need not be given."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (8, 8), (255, 102, 0)).save(onnx_net / "x.png")
+    arguments = ["--input", str(onnx_net / "x.png"), "--mean", "0.2", "--std", "2", *layout]
+    assert main(["run", str(onnx_net / "open.onnx"), *arguments]) == 0
+    assert "  0: class 0 0.4000  class 1 0.1000  class 2 -0.1000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["open", "fixed"])
+def test_several_files_are_several_examples(name, onnx_net, rng, capsys):
+    x = rng.random((3, 3, 4, 5), np.float32)
+    np.save(onnx_net / "a.npy", x[0])
+    np.savez(onnx_net / "b.npz", x[1:])
+    files = [str(onnx_net / "a.npy"), str(onnx_net / "b.npz")]
+    arguments = ["run", str(onnx_net / f"{name}.onnx"), "--input", *files, "--save", str(onnx_net / "o.npz")]
+    assert main(arguments) == 0
+    with np.load(onnx_net / "o.npz") as outputs:
+        np.testing.assert_allclose(outputs["means"], x.mean(axis=(2, 3)), rtol=1e-5)
+    assert "  2: class" in capsys.readouterr().out
+
+
+def test_each_file_has_its_line(onnx_net, capsys):
+    image = pytest.importorskip("PIL.Image")
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        image.new("RGB", (5, 4), colour).save(onnx_net / f"{name}.png")
+    files = [str(onnx_net / "red.png"), str(onnx_net / "blue.png")]
+    assert main(["run", str(onnx_net / "open.onnx"), "--input", *files, "--top", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["  red.png: class 0 1.0000", "  blue.png: class 2 1.0000"]
+
+
+def test_one_archive_for_all_inputs(tmp_path, rng):
+    a, b = cx.Input((3,), name="left"), cx.Input((3,), name="right")
+    cx.Model([a, b], cx.Subtract()([a, b])).save(tmp_path / "net.safetensors")
+    x, y = rng.random((2, 3), np.float32), rng.random((2, 3), np.float32)
+    np.savez(tmp_path / "x.npz", right=y, left=x)
+    assert main(["run", str(tmp_path / "net.safetensors"), "--input", str(tmp_path / "x.npz"),
+                 "--output", str(tmp_path / "o.npz")]) == 0
+    with np.load(tmp_path / "o.npz") as outputs:
+        [found] = outputs.values()
+    np.testing.assert_array_equal(found, x - y)
+
+
+def test_whole_numbers_go_to_an_input_of_whole_numbers(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "index"], ["row"])], "g",
+        [onnx.helper.make_tensor_value_info("index", onnx.TensorProto.INT64, ["N"])],
+        [onnx.helper.make_tensor_value_info("row", 1, ["N", 2])],
+        [onnx.numpy_helper.from_array(np.array([[1, 2], [3, 4]], np.float32), "table")])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.array([1, 0, 1], np.int32))
+    arguments = ["--input", str(tmp_path / "x.npy"), "--save", str(tmp_path / "o.npz")]
+    assert main(["run", str(tmp_path / "m.onnx"), *arguments]) == 0
+    with np.load(tmp_path / "o.npz") as outputs:
+        np.testing.assert_array_equal(outputs["row"], [[3, 4], [1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(("files", "words"), [
+    (["a.npy", "long.npy"], "one shape to form a batch"),
+    (["two.npz"], "unknown array 'image'"),
+    (["damaged.npz"], "damaged.npz"),
+])
+def test_errors_of_several_files(files, words, onnx_net, monkeypatch, capsys):
+    monkeypatch.chdir(onnx_net)
+    np.save("a.npy", np.zeros((3, 4, 5), np.float32))
+    np.save("long.npy", np.zeros((3, 4, 6), np.float32))
+    np.savez("two.npz", one=np.zeros(3), two=np.zeros(3))
+    (onnx_net / "damaged.npz").write_bytes(b"no archive")
+    assert main(["run", "open.onnx", "--input", *files]) == 1
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.startswith("cnnext run: ")

@@ -16,10 +16,11 @@ from cnnext.plugins import contained
 def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool, known: Mapping[int, np.ndarray] | None = None,
            staged: bool = False) -> Graph:
     """A copy of the graph with composed layers, fused activations and channels-first layers written out."""
-    return graph.rebuild(_expand_node, shapes, training, known, staged)
+    return graph.rebuild(expand_node, shapes, training, known, staged)
 
 
-def _expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+def expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
+    """Append what the node is made of; returns what stands for its outputs. The rule of ``expand``."""
     return _apply(g, node.layer, inputs, dict(node.weights), node.name)
 
 

@@ -13,7 +13,7 @@ def fold_affine(graph: Graph) -> Graph:
     outputs = set(graph.outputs)
 
     def rule(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
-        data = [i for i, v in enumerate(node.inputs) if not v.is_persistent]
+        data = [i for i, v in enumerate(node.inputs) if not v.is_fixed]
         if len(data) != 1 or node.inputs[data[0]] in outputs or len(readers[node.inputs[data[0]]]) != 1:
             return None
         source = inputs[data[0]]

@@ -40,7 +40,7 @@ def fuse_gates(graph: Graph) -> Graph:
 def _function(node: Node | None) -> Function | None:
     if node is None or node.epilogue is not None or len(node.inputs) != 1 or node.weights:
         return None
-    return node.layer.as_epilogue()
+    return function_of(node.layer)
 
 
 def _gated(factors: list[Value], scale: float, name: str) -> tuple[Layer, Value] | None:
@@ -62,7 +62,7 @@ def _gated(factors: list[Value], scale: float, name: str) -> tuple[Layer, Value]
 
 
 def _is_swish_gate(slope: float, offset: float) -> bool:
-    return isclose(slope, 1 / 6, rel_tol=1e-4) and isclose(offset, 0.5, rel_tol=1e-6)
+    return isclose(slope, 1 / 6, rel_tol=1e-6) and isclose(offset, 0.5, rel_tol=1e-6)
 
 
 def _hard_sigmoid(node: Node, function: Function, scale: float) -> tuple[tuple[float, float], Value] | None:

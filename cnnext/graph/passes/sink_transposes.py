@@ -174,11 +174,6 @@ def _is_dense(node: Node) -> bool:
     return isinstance(node.layer, Dense)
 
 
-def _is_fixed(value: Value) -> bool:
-    """Whether the value is computed once: from parameters and constants alone."""
-    return value.is_persistent or value.node is not None and all(map(_is_fixed, value.node.reads))
-
-
 def _sink_into_weights(g: Graph, node: Node, value: Value) -> list[Value] | None:
     """A dense layer over all that a sample holds does not mind the order of what it reads, if its weights follow."""
     from cnnext.layers.permute import inverse
@@ -189,7 +184,7 @@ def _sink_into_weights(g: Graph, node: Node, value: Value) -> list[Value] | None
     before = flat.inputs[0]
     axes = _axes(before)
     weights = node.weights["weights"]
-    if len(value.shape) != 2 or axes[0] != 0 or before.shape[0] != value.shape[0] or not _is_fixed(weights):
+    if len(value.shape) != 2 or axes[0] != 0 or before.shape[0] != value.shape[0] or not weights.is_fixed:
         return None
     assert before.node is not None
     x, rank = before.node.inputs[0], len(axes)
