@@ -185,6 +185,8 @@ class Graph:
         What remains to be done when this graph is the first stage of another.
     shares_batch : bool
         Whether the first axis of all inputs is one batch, of at least one sample.
+    folded_bytes : int
+        Of the constants that were computed while the graph was made.
     """
 
     def __init__(self, inputs: Iterable[Value], outputs: Iterable[Value], nodes: Iterable[Node] = (),
@@ -198,6 +200,7 @@ class Graph:
         self.random_streams = 0
         self.rest: Rest | None = None
         self.shares_batch = True
+        self.folded_bytes = 0
 
     def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""

@@ -20,6 +20,7 @@ from cnnext.graph.memory import (
     Storage,
     View,
     aligned_bytes,
+    check_memory,
     guarded_empty,
     harmed,
     lifetimes,
@@ -250,6 +251,8 @@ class Plan:
                 storage.offset_bytes = host.offset_bytes
         self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
+        made = sum(v.storage.n_bytes for v in self.outputs)
+        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()

@@ -170,5 +170,7 @@ def evaluate_wanted(op: Operator, arrays: Sequence[np.ndarray | None]) -> list[n
     """The outputs that have a name, computed by NumPy."""
     from cnnext.onnx.numpy_ops import evaluate
 
-    made = evaluate(op, arrays)
-    return [np.asarray(made[i]) for i, wanted in enumerate(op.wanted) if wanted]
+    made = [np.asarray(array) for array, wanted in zip(evaluate(op, arrays), op.wanted, strict=True) if wanted]
+    if any(array.dtype.hasobject for array in made):
+        raise TypeError(f"{op.title}: the outputs must be tensors of numbers.")
+    return made

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Shape, Value, constant
-from cnnext.graph.stages import ContentsNeeded, DataDependent
+from cnnext.graph.memory import check_memory
+from cnnext.graph.stages import ContentsNeeded, DataDependent, WaitsForData
 from cnnext.layers.layer import Layer
 from cnnext.onnx.layer import NumpyOperator, OnnxOperator, evaluate_wanted
 from cnnext.onnx.operator import Operator
@@ -32,6 +34,24 @@ _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
 # Random, or not an operator that NumPy knows.
 _NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
                "Dropout", "If", "Loop"}
+
+
+@contextmanager
+def named(layer: OnnxOperator) -> Iterator[None]:
+    """Errors of any kind, as what names the node."""
+    try:
+        yield
+    except (WaitsForData, PluginError):
+        raise
+    except Exception as error:
+        text = str(error).removeprefix(f"{layer.operator.title}: ")
+        if isinstance(error, (ValueError, TypeError)):
+            if repr(layer.name) in text:
+                raise
+        else:
+            text = f"{type(error).__name__}: {text}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{layer.where}: {text}") from error
 
 
 @dataclass
@@ -174,19 +194,35 @@ class Site:
     # How it goes on
 
     def values(self) -> list[Value]:
-        """The operator's outputs: as constants, out of layers, or computed by NumPy."""
+        """The operator's outputs: as constants, out of layers, or computed by NumPy.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Which name the node, whatever went wrong: the model's file decides what comes here.
+        """
+        with named(self.layer):
+            return self._values()
+
+    def _values(self) -> list[Value]:
         from cnnext.onnx.rules import ANY_TYPE
         from cnnext.onnx.support import rule_of
 
         if self._is_constant():
-            contents = [None if v is None else v.data for v in self.inputs]
-            return [constant(array, self.name) for array in evaluate_wanted(self.op, contents)]
+            return self._folded()
         rule = rule_of(self.op)
         if rule is not None and (self.op.domain == "" and self.op.op_type in ANY_TYPE or self._is_for_kernels()):
             made = self._by(rule)
             if made is not None:
                 return made
         return self._in_numpy()
+
+    def _folded(self) -> list[Value]:
+        made = [constant(array, self.name)
+                for array in evaluate_wanted(self.op, [None if v is None else v.data for v in self.inputs])]
+        self.g.folded_bytes += sum(v.data.nbytes for v in made if v.data is not None)
+        check_memory(f"{self.layer.where}, with the constants before it", self.g.folded_bytes)
+        return made
 
     def _by(self, rule: Rule) -> list[Value] | None:
         first = len(self.g.nodes)
@@ -223,11 +259,14 @@ class Site:
         if types is None:
             raise DataDependent(self._evaluate)
         wanted = [known for known, named in zip(types, self.op.wanted, strict=False) if named]
+        if any(dtype.hasobject for dtype, _ in wanted):
+            raise self.error("outputs", "be tensors of numbers", [dtype for dtype, _ in wanted])
         values = [v for v in self.inputs if v is not None]
         return self.g.apply(NumpyOperator(self.op, positions, wanted, self.name), *values, name=self.name)
 
     def _evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return evaluate_wanted(self.op, self.arrays(arrays))
+        with named(self.layer):
+            return evaluate_wanted(self.op, self.arrays(arrays))
 
     def arrays(self, given: Sequence[np.ndarray]) -> list[np.ndarray | None]:
         """The inputs by position, from what the node reads as data; weights are parameters."""
