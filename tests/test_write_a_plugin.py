@@ -60,7 +60,8 @@ def test_the_rule_of_the_guide(tmp_path, monkeypatch):
     assert kernels.count("transpose") == 2 and not any(name.startswith("numpy") for name in kernels)
     assert {p.name for p in cx.load(proto).parameters if p.trainable} == {"w", "v", "s"}
     proto.graph.initializer[2].CopyFrom(onnx_model([], {}, [], {"s": images(3)}).graph.initializer[0])
-    with pytest.raises(ValueError, match=r"acme::ScaleChannels 'scale': `scale` must have shape \(4,\). Received scale=\(3,\)"):
+    rule = r"acme::ScaleChannels 'scale': `scale` must have shape \(4,\). Received scale=\(3,\)"
+    with pytest.raises(ValueError, match=rule):
         cx.load(proto).predict(x)
 
 

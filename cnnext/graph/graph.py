@@ -87,7 +87,16 @@ class Value:
     @property
     def is_fixed(self) -> bool:
         """True for what is computed from parameters and constants alone: once for many runs."""
-        return self.is_persistent or self.node is not None and all(v.is_fixed for v in self.node.reads)
+        left, seen = [self], set()
+        while left:  # chains are longer than Python's recursion is deep
+            value = left.pop()
+            if value.is_persistent or value in seen:
+                continue
+            if value.node is None:
+                return False
+            seen.add(value)
+            left += value.node.reads
+        return True
 
     def with_batch(self, batch: int) -> Shape:
         """The shape with its first extent set where that is open."""

@@ -87,8 +87,8 @@ class OnnxOperator(Layer):
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         stored = self.stored_weights or {}  # a file has them in an order of its own
-        keys = [key for key in self.slots if key in stored]
-        return {key: ParameterSpec(stored[key].shape, trainable=key not in self.state) for key in keys}
+        return {key: ParameterSpec(stored[key].shape, trainable=key not in self.state)
+                for key in self.slots if key in stored}
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Sequence[Value]:
         from cnnext.onnx.site import Site
