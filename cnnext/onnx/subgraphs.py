@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cnnext.graph.graph import Value, constant
 from cnnext.graph.memory import check_memory
 from cnnext.graph.stages import ContentsNeeded, DataDependent, WaitsForData
-from cnnext.onnx.layer import OnnxOperator, evaluate_wanted
+from cnnext.onnx.layer import (
+    OnnxOperator,
+    array_from_json,
+    array_to_json,
+    evaluate_wanted,
+    operator_from_json,
+    operator_to_json,
+)
 from cnnext.onnx.operator import Operator
 from cnnext.onnx.site import Site, named
 
@@ -96,6 +104,25 @@ class Subgraph:
             arrays.update(zip([name for name in node.outputs if name], made, strict=True))
         allowance.release(held)
         return [arrays[name] for name in self.outputs]
+
+    def to_json(self, where: str) -> dict[str, Any]:
+        """The graph as model files hold it."""
+        nodes = [{"operator": operator_to_json(where, node.operator), "name": node.name, "inputs": list(node.inputs),
+                  "outputs": list(node.outputs)} for node in self.nodes]
+        return {"inputs": list(self.inputs), "outputs": list(self.outputs), "nodes": nodes, "captured": list(self.captured),
+                "constants": {name: array_to_json(array) for name, array in self.constants.items()}}
+
+    @staticmethod
+    def from_json(described: dict[str, Any]) -> Subgraph:
+        """The graph that ``to_json`` describes."""
+        def names(given: Sequence[Any]) -> tuple[str, ...]:
+            return tuple(str(name) for name in given)
+
+        nodes = [InnerNode(operator_from_json(node["operator"]), str(node["name"]), names(node["inputs"]),
+                           names(node["outputs"])) for node in described["nodes"]]
+        constants = {str(name): array_from_json(array) for name, array in described["constants"].items()}
+        return Subgraph(names(described["inputs"]), names(described["outputs"]), tuple(nodes), constants,
+                        names(described["captured"]))
 
 
 def evaluate_node(op: Operator, inputs: Sequence[np.ndarray | None], around: dict[str, np.ndarray],

@@ -11,17 +11,19 @@ import warnings
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
 pytest.importorskip("onnx")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
 import onnx
+import torch
 
 import cnnext as cx
 from tests.helpers import close, images
 from tests.models.test_torchvision import torch_model
 from tests.onnx.exported import session
 from tests.onnx.imported import is_native, plan
+
+pytestmark = pytest.mark.slow
 
 NETS = ["lenet5", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "resnet18", "resnet50",
         "densenet121", "unet", "vgg16"]
