@@ -97,10 +97,8 @@ def test_identity_dropout_and_casts():
     for op_type, options in (("Identity", {}), ("Dropout", {}), ("Cast", {"to": 1})):
         proto, feed = one_node(op_type, [X], **options)
         assert is_native(check(proto, feed))
-    proto, feed = one_node("Dropout", [X], opset=13, outputs=2)     # ONNX Runtime's mask says that all is dropped
-    y, mask = cx.InferenceSession(proto).run(None, feed)
-    np.testing.assert_array_equal(y, X)
-    assert mask.dtype == bool and mask.shape == X.shape and mask.all()
+    proto, feed = one_node("Dropout", [X], opset=13, outputs=2)
+    check(proto, feed)
     proto, feed = one_node("Cast", [X], to=7)
     assert check(proto, feed) == ["numpy Cast"]
 
