@@ -42,7 +42,8 @@ def main(quick: bool) -> None:
             print(f"{name:20} {batch:5}  {shown}  {of[name]:20.2f}", flush=True)
     for batch, of in ratios.items():
         mean = float(np.exp(np.mean(np.log(list(of.values())))))
-        print(f"geometric mean, batch {batch}: {mean:.2f}, least {min(of.values()):.2f} (best of {', '.join(others)} / cnnext)")
+        print(f"geometric mean, batch {batch}: {mean:.2f}, least {min(of.values()):.2f} "
+              f"(best of {', '.join(others)} / cnnext)")
     if find_spec("matplotlib") is not None:
         _draw(ratios, others)
 
