@@ -11,7 +11,6 @@ from cnnext.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, L
 from cnnext.onnx.rules.convolution import as_image, as_sequence, padding, pair
 from cnnext.onnx.site import Site
 
-
 _LARGEST_WINDOW = 1 << 18    # a plan lists the taps of a window; NumPy walks one axis after the other
 
 
