@@ -19,6 +19,7 @@ from cnnext.layers.layer import Layer
 from cnnext.plugins import contained
 
 ALIGN_BYTES = 64
+MAX_AXES = 32  # NumPy 1 takes no more
 MAX_ELEMENTS = 2**38  # 1 TiB of float32: a shape beyond that is a mistake, and offsets stay far from overflow
 
 
@@ -265,6 +266,8 @@ def _concrete(value: Value) -> tuple[int, ...]:
     if any(n is None for n in value.shape):
         raise ValueError(message(value.name, "shape", "be known when the plan is made", value.shape))
     shape = tuple(int(n) for n in value.shape if n is not None)
+    if len(shape) > MAX_AXES:
+        raise ValueError(message(value.name, "shape", f"have at most {MAX_AXES} axes", shape))
     if prod(shape) > MAX_ELEMENTS:
         raise ValueError(message(value.name, "shape", f"have at most {MAX_ELEMENTS} elements", shape))
     check_memory(value.name, prod(shape) * value.dtype.itemsize)

@@ -29,8 +29,7 @@ _LIGHT_ELEMENTS = 1024      # tensors up to this size stay in the light copy: sh
 _MAX_CALLS = 50             # of functions inside of each other
 _MAX_CONTENTS = 1 << 16     # elements of one value that shape inference carries along
 _UNKNOWN_CONTENTS = 32      # of a shape, for example
-_TERM = rb"[A-Za-z ]{0,99}(\.\.\.)?[A-Za-z ]{0,99}"
-_EQUATION = re.compile(rb"%s(,%s){0,99}( *->%s)?" % (_TERM, _TERM, _TERM))
+_MAX_EQUATION = 1000        # characters
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -164,11 +163,12 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
 def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
     try:
         # Not waiting for what is no file: a pipe that nobody writes to.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError("it must be a plain file.")
-            size = status.st_size
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ModelFileError("it must be a plain file.")
+        with os.fdopen(handle, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             if size > limits.max_bytes:
                 raise ModelFileError(f"the file holds {size:,} bytes, the limit is {limits.max_bytes:,}.")
             return file.read(limits.max_bytes + 1)
@@ -183,8 +183,8 @@ def _check_extent(model: Any, limits: OnnxLimits) -> None:
         raise ModelFileError(message("model", "ir_version", "be at least 1", model.ir_version))
     n_nodes = _n_nodes(model, limits)
     if n_nodes > limits.max_nodes:
-        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}, with those of the functions that they "
-                                     "call", n_nodes))
+        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}, with those of the functions called",
+                                     n_nodes))
     graphs = [model.graph, *_subgraphs(model.graph.node)]
     n_tensors = sum(len(graph.initializer) for graph in graphs)
     if n_tensors > limits.max_tensors:
@@ -233,9 +233,16 @@ def _check_trusted(graph: Any) -> None:
     for node in (n for g in (graph, *_subgraphs(graph.node)) for n in g.node):
         if node.op_type == "Split" and any(a.name == "num_outputs" and a.i != len(node.output) for a in node.attribute):
             raise ModelFileError(f"Split {node.name!r}: `num_outputs` must be the number of outputs, {len(node.output)}.")
-        if node.op_type == "Einsum" and any(a.name == "equation" and not _EQUATION.fullmatch(a.s) for a in node.attribute):
-            raise ModelFileError(message(f"Einsum {node.name!r}", "equation", "be terms of letters, each with one ... at most",
-                                         next(a.s for a in node.attribute if a.name == "equation")))
+        for text in (a.s for a in node.attribute if node.op_type == "Einsum" and a.name == "equation"):
+            if not _is_equation(text):
+                raise ModelFileError(message(f"Einsum {node.name!r}", "equation",
+                                             "be terms of letters, each with one ... at most", text))
+
+
+def _is_equation(text: bytes) -> bool:
+    terms = text.replace(b"->", b",").split(b",")
+    return len(text) <= _MAX_EQUATION and text.count(b"->") <= 1 and all(
+        term.count(b"...") <= 1 and re.fullmatch(rb"[A-Za-z ]*", term.replace(b"...", b"", 1)) for term in terms)
 
 
 def _contents_stay_small(graph: Any) -> bool:
@@ -414,10 +421,11 @@ class _External:
                 os.close(folder)
         except OSError as error:
             raise ModelFileError(f"{where}: the file {location!r} cannot be opened: {error.strerror}.") from error
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(handle)
+            raise ModelFileError(f"{where}: {location!r} must be a plain file without other names.")
         with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise ModelFileError(f"{where}: {location!r} must be a plain file without other names.")
             if offset + n_bytes > status.st_size:
                 raise ModelFileError(f"{where}: {location!r} holds {status.st_size} bytes, {offset} + {n_bytes} are wanted.")
             file.seek(offset)

@@ -227,8 +227,8 @@ def _check_signature(op: Operator, node: Any) -> None:
         else:
             fits = len(graph.inputs) == len(node.input) and 1 + n_carried <= len(graph.outputs) == 1 + len(node.output)
         if not fits:
-            raise ModelFileError(message(where, name, f"fit a node of {len(node.input)} inputs and {len(node.output)} outputs",
-                                         f"{len(graph.inputs)} inputs, {len(graph.outputs)} outputs"))
+            rule = f"fit a node of {len(node.input)} inputs and {len(node.output)} outputs"
+            raise ModelFileError(message(where, name, rule, f"{len(graph.inputs)} inputs, {len(graph.outputs)} outputs"))
 
 
 def _weight_name(name: str, taken: Iterable[str]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.stages import WaitsForData
 from cnnext.layers.layer import Layer, ParameterSpec
 from cnnext.onnx.operator import Operator
 
@@ -184,7 +186,8 @@ class NumpyOperator(Layer):
         op, positions = self.operator, self.positions
 
         def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
-            made = evaluate_wanted(op, [None if i is None else src[i] for i in positions])
+            with named(op, self.name):
+                made = evaluate_wanted(op, [None if i is None else src[i] for i in positions])
             for target, array in zip(dst, made, strict=True):
                 target[...] = array
 
@@ -200,3 +203,20 @@ def evaluate_wanted(op: Operator, arrays: Sequence[np.ndarray | None]) -> list[n
     if any(array.dtype.hasobject for array in made):
         raise TypeError(f"{op.title}: the outputs must be tensors of numbers.")
     return made
+
+
+@contextmanager
+def named(op: Operator, name: str) -> Iterator[None]:
+    """Errors of any kind become ValueError or TypeError that names the node: the model's file decides what comes here."""
+    try:
+        yield
+    except (WaitsForData, PluginError):
+        raise
+    except Exception as error:
+        text = str(error).removeprefix(f"{op.title}: ")
+        if not isinstance(error, (ValueError, TypeError)):
+            text = f"{type(error).__name__}: {text}"
+        elif repr(name) in text:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{op.title} {name!r}: {text}") from error

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import PluginError, message
+from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Graph, Shape, Value, constant
 from cnnext.graph.memory import check_memory
-from cnnext.graph.stages import ContentsNeeded, DataDependent, WaitsForData
+from cnnext.graph.stages import ContentsNeeded, DataDependent
 from cnnext.layers.layer import Layer
-from cnnext.onnx.layer import NumpyOperator, OnnxOperator, evaluate_wanted
+from cnnext.onnx.layer import NumpyOperator, OnnxOperator, evaluate_wanted, named
 from cnnext.onnx.operator import Operator
 
 if TYPE_CHECKING:
@@ -34,24 +33,6 @@ _SHAPE_OPERANDS: dict[str, tuple[int, ...]] = {
 # Random, or not an operator that NumPy knows.
 _NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
                "Dropout", "If", "Loop"}
-
-
-@contextmanager
-def named(layer: OnnxOperator) -> Iterator[None]:
-    """Errors of any kind, as what names the node."""
-    try:
-        yield
-    except (WaitsForData, PluginError):
-        raise
-    except Exception as error:
-        text = str(error).removeprefix(f"{layer.operator.title}: ")
-        if isinstance(error, (ValueError, TypeError)):
-            if repr(layer.name) in text:
-                raise
-        else:
-            text = f"{type(error).__name__}: {text}"
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{layer.where}: {text}") from error
 
 
 @dataclass
@@ -201,7 +182,7 @@ class Site:
         ValueError, TypeError
             Which name the node, whatever went wrong: the model's file decides what comes here.
         """
-        with named(self.layer):
+        with named(self.op, self.name):
             return self._values()
 
     def _values(self) -> list[Value]:
@@ -265,7 +246,7 @@ class Site:
         return self.g.apply(NumpyOperator(self.op, positions, wanted, self.name), *values, name=self.name)
 
     def _evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with named(self.layer):
+        with named(self.op, self.name):
             return evaluate_wanted(self.op, self.arrays(arrays))
 
     def arrays(self, given: Sequence[np.ndarray]) -> list[np.ndarray | None]:

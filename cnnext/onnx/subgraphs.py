@@ -20,11 +20,12 @@ from cnnext.onnx.layer import (
     array_from_json,
     array_to_json,
     evaluate_wanted,
+    named,
     operator_from_json,
     operator_to_json,
 )
 from cnnext.onnx.operator import Operator
-from cnnext.onnx.site import Site, named
+from cnnext.onnx.site import Site
 
 MAX_ITERATIONS = 50_000    # of a node's loops, those inside of them counted each time
 
@@ -194,7 +195,7 @@ def _eager(s: Site, n_own: int, names: Sequence[str]) -> DataDependent:
     def evaluate(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         full = s.arrays(arrays)
         around = {name: array for name, array in zip(names, full[n_own:], strict=True) if array is not None}
-        with named(s.layer):
+        with named(s.op, s.name):
             return evaluate_node(s.op, full[:n_own], around, Allowance(s.layer.where))
 
     return DataDependent(evaluate)

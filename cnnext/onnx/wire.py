@@ -50,8 +50,8 @@ def check_cost(onnx: Any, data: bytes, limit: int) -> None:
             else:
                 left -= entry
             if left < 0:
-                raise ModelFileError(message("model", "size", f"let it be read in {limit:,} bytes: it consists of too many small "
-                                             "parts", len(data)))
+                rule = f"let it be read in {limit:,} bytes: it consists of too many small parts"
+                raise ModelFileError(message("model", "size", rule, len(data)))
 
 
 def _content(data: bytes, at: int, end: int, kind: int) -> tuple[int, int]:

@@ -15,17 +15,16 @@ import sys
 import time
 from math import prod
 
-SECONDS = 5                     # of the CPU for one case
-WAITING_SECONDS = 120           # by the clock: what waits does not use the CPU
-RUN_BYTES = 32 << 20            # what a plan may ask for; NumPy's temporaries come on top
-MEMORY_BYTES = 64 << 20         # beyond what the process holds before
-os.environ["CNNEXT_MEMORY_LIMIT"] = str(RUN_BYTES)
-
 import numpy as np
 
 import cnnext as cx
 from tests.onnx.mutations import mutate
 from tests.onnx.small_models import MODELS
+
+SECONDS = 5                     # of the CPU for one case
+WAITING_SECONDS = 120           # by the clock: what waits does not use the CPU
+RUN_BYTES = 32 << 20            # what a plan may ask for; NumPy's temporaries come on top
+MEMORY_BYTES = 64 << 20         # beyond what the process holds before
 
 OPEN_EXTENT = 4
 
@@ -80,6 +79,7 @@ def case(model: bytes, seed: int) -> dict[str, object]:
 
 
 def main(name: str, first: int, count: int) -> None:
+    os.environ["CNNEXT_MEMORY_LIMIT"] = str(RUN_BYTES)
     model = MODELS[name]()
     outcome(model)      # imports what is imported late
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # to spare the machine

@@ -82,7 +82,8 @@ def shapes() -> bytes:
                  wide=[2, 1, 1], repeats=[1, 2, 1], one=1)
     tensors = _tensors(**{name: np.array(a, np.int64) for name, a in whole.items()}, **{"from": np.int64(0)})
     return _model("shapes", nodes, [value("x", FLOAT, ["N", 2, "H", "W"])],
-                  [value("y", FLOAT, ["P", "Q", "R"]), value("rangef", FLOAT, ["N"]), value("s2", FLOAT, ["N", "R", 4])], tensors, 17)
+                  [value("y", FLOAT, ["P", "Q", "R"]), value("rangef", FLOAT, ["N"]), value("s2", FLOAT, ["N", "R", 4])],
+                  tensors, 17)
 
 
 def control_flow() -> bytes:
@@ -93,7 +94,8 @@ def control_flow() -> bytes:
          node("Less", ["total", "limit"], ["going"], "ask"),
          node("Identity", ["next"], ["row"], "row")],
         "body", [value("i", INT64, []), value("c", BOOL, []), value("state", FLOAT, ["N", 3])],
-        [value("going", BOOL, []), value("next", FLOAT, ["N", 3]), value("row", FLOAT, ["N", 3])], _tensors(limit=np.float32(1000)))
+        [value("going", BOOL, []), value("next", FLOAT, ["N", 3]), value("row", FLOAT, ["N", 3])],
+        _tensors(limit=np.float32(1000)))
     smaller = helper.make_graph([node("Relu", ["last"], ["then"], "positive")], "then", [], [value("then", FLOAT, ["N", 3])])
     larger = helper.make_graph([node("If", ["always"], ["else"], "inner", then_branch=helper.make_graph(
         [node("Neg", ["last"], ["negative"], "neg")], "inner_then", [], [value("negative", FLOAT, ["N", 3])]),

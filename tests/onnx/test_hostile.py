@@ -1,4 +1,4 @@
-"""Damaged ONNX models, thousands of them: refused with an error that says where, or run; never a crash, a hang, or much memory."""
+"""Damaged ONNX models, thousands of them: refused with an error that says where, or run; no crash, hang, or much memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK, MANY = 60, 4400      # cases of each model
 def _worker(name: str, first: int, count: int) -> tuple[list[dict], str]:
     """The cases that a process went through, and how it ended: "" in order."""
     process = subprocess.run([sys.executable, "-m", "tests.onnx.hostile_worker", name, str(first), str(count)], cwd=ROOT,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     lines = [json.loads(line) for line in process.stdout.splitlines()]
     if process.returncode == 0:
         return [line for line in lines if "result" in line], ""
