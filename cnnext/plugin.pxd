@@ -134,6 +134,26 @@ cdef extern from "cnnext_plugin.h" nogil:
         float power
         int32_t accumulate
 
+    ctypedef struct cnx_depthwise:
+        int64_t count
+        int64_t channels
+        int64_t rows
+        int64_t KW
+        int64_t SW
+        int64_t first
+        int64_t last
+        const float *src
+        int64_t src_row
+        int64_t src_col
+        const float *weights
+        int64_t weight_row
+        int64_t weight_col
+        const float *bias
+        float *dst
+        int64_t dst_col
+        float low
+        float high
+
     ctypedef struct cnx_simd:
         uint32_t abi
         uint32_t size
@@ -176,6 +196,7 @@ cdef extern from "cnnext_plugin.h" nogil:
                               float value) noexcept nogil
         void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
                           int64_t cols) noexcept nogil
+        void (*depthwise_row)(const cnx_depthwise *t) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi
