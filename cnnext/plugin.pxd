@@ -153,6 +153,8 @@ cdef extern from "cnnext_plugin.h" nogil:
         int64_t dst_col
         float low
         float high
+        int64_t post_op
+        const float *post
 
     ctypedef struct cnx_simd:
         uint32_t abi
@@ -197,6 +199,8 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
                           int64_t cols) noexcept nogil
         void (*depthwise_row)(const cnx_depthwise *t) noexcept nogil
+        void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
+                           const float *p) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

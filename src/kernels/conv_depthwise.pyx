@@ -44,18 +44,21 @@ cdef int conv_depthwise(const cnx_args *args, cnx_worker *worker) noexcept nogil
     cdef float low = -INFINITY if add != NULL else <float>p.low, high = INFINITY if add != NULL else <float>p.high
     cdef cnx_taps t = taps_of(&w)
     cdef cnx_depthwise row = sliding_row(p, &w, weights, bias, low, high)
+    cdef float[2] constants = [<float>p.post_0, <float>p.post_1]
     cdef int64_t oh
     t.weights = weights
     t.bias = bias
     t.low = low
     t.high = high
+    row.post_op = -1 if add != NULL else p.post_op
+    row.post = constants
     for oh in range(w.oh_begin, w.oh_end):
         if p.KW:
             slide_row(p, worker, &w, &row, weights, oh)
         else:
             walk_row(&w, &t, oh, NULL, NULL)
-        if add != NULL or p.post_op >= 0:
-            finish_row(p, worker, &w, add, oh)
+        if add != NULL or p.post_op >= 0 and p.KW == 0:
+            finish_row(p, worker, &w, add, constants, oh)
     return CNX_OK
 
 
@@ -64,9 +67,10 @@ cdef inline cnx_depthwise sliding_row(const conv_depthwise_params *p, const wind
     # what all rows of a tile have in common
     cdef cnx_depthwise row
     cdef int64_t channels = w.dst.shape[3]
-    row.src = row.weights = NULL
+    row.src = row.weights = row.post = NULL
     row.dst = NULL
     row.rows = 0
+    row.post_op = -1
     row.count = w.dst.shape[2]
     row.channels = w.channels
     row.KW = p.KW
@@ -96,25 +100,18 @@ cdef inline void slide_row(const conv_depthwise_params *p, cnx_worker *worker, c
 
 
 cdef void finish_row(const conv_depthwise_params *p, cnx_worker *worker, const window_walk *w, const cnx_tensor *add,
-                     int64_t oh) noexcept nogil:
-    # What taps_dot does not do: a pass of its own over the row, which is still in L1.
+                     const float *constants, int64_t oh) noexcept nogil:
+    # What the primitive has not done: a pass of its own over the row, which is still in L1.
     cdef const cnx_tensor *dst = w.dst
-    cdef bint dense = w.channels == dst.stride[2] and (add == NULL or add.stride[2] == dst.stride[2])
-    cdef int64_t runs = 1 if dense else dst.shape[2], count = w.channels * (dst.shape[2] if dense else 1), ow
-    cdef float[2] bounds
-    cdef float[2] constants
-    cdef float *y
-    bounds[0] = <float>p.low
-    bounds[1] = <float>p.high
-    constants[0] = <float>p.post_0
-    constants[1] = <float>p.post_1
-    for ow in range(runs):
-        y = pixel_at(dst, w.n, oh, ow, w.c0)
-        if add != NULL:
-            worker.simd.binary(CNX_ADD, y, 1, pixel_at(add, w.n, oh, ow, w.c0), 1, y, count)
-            worker.simd.unary(CNX_CLIP, y, y, count, bounds)
-        if p.post_op >= 0:
-            worker.simd.unary(<int32_t>p.post_op, y, y, count, constants)
+    cdef int64_t columns = dst.shape[2], step = dst.stride[2], ow
+    cdef float[2] bounds = [<float>p.low, <float>p.high]
+    cdef float *y = pixel_at(dst, w.n, oh, 0, w.c0)
+    if add != NULL:
+        for ow in range(columns):
+            worker.simd.binary(CNX_ADD, y + ow * step, 1, pixel_at(add, w.n, oh, ow, w.c0), 1, y + ow * step, w.channels)
+        worker.simd.unary_rows(CNX_CLIP, y, step, y, step, columns, w.channels, bounds)
+    if p.post_op >= 0:
+        worker.simd.unary_rows(<int32_t>p.post_op, y, step, y, step, columns, w.channels, constants)
 
 
 cdef struct depthwise_backward_weights_params:

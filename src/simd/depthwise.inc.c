@@ -86,6 +86,12 @@ CNX_INLINE int depthwise_pixels(int64_t count, int64_t channels)
     return count == 7 || (count + 6) / 7 * 7 < (count + 7) / 8 * 8 ? 7 : 8;
 }
 
+/* The function that follows, on the pixels of a block while they are in the first-level cache. */
+CNX_INLINE void depthwise_post(const cnx_depthwise *t, float *dst, int64_t pixels)
+{
+    unary_rows((int32_t)t->post_op, dst, t->dst_col, dst, t->dst_col, pixels, t->channels, t->post);
+}
+
 static void depthwise_row(const cnx_depthwise *t)
 {
     const int64_t count = t->count, channels = t->channels, last_vector = channels - CNX_VL;
@@ -99,5 +105,6 @@ static void depthwise_row(const cnx_depthwise *t)
         else
             for (int64_t c = 0; c < channels; c += CNX_VL)
                 tiles[inside ? DEPTHWISE_INSIDE : DEPTHWISE_BORDER](t, pixel, c < last_vector ? c : last_vector);
+        if (t->post_op >= 0) depthwise_post(t, t->dst + pixel * t->dst_col, np);
     }
 }

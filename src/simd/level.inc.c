@@ -57,4 +57,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .transpose = transpose,
 
     .depthwise_row = depthwise_row,
+    .unary_rows = unary_rows,
 };
