@@ -9,6 +9,7 @@
 #include "elementwise.inc.c"
 #include "gemm.inc.c"
 #include "taps.inc.c"
+#include "depthwise.inc.c"
 #include "move.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
@@ -54,4 +55,7 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
 
     .weighted_rows = weighted_rows,
     .transpose = transpose,
+
+    .depthwise_row = depthwise_row,
+    .unary_rows = unary_rows,
 };
