@@ -36,6 +36,8 @@ class InferenceSession:
         Workers; results do not depend on it.
     external_data : bool
         Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
+    exact : bool
+        Add sums up as they are defined, as in ``Model``; so does a model that has it.
 
     Raises
     ------
@@ -43,13 +45,14 @@ class InferenceSession:
         If the file cannot be read.
     """
 
-    def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False):
+    def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
+                 exact: bool = False):
         if not isinstance(model, Model):
             from cnnext.serialization import load
 
             model = load(model, external_data=external_data)
         self._model = model
-        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads))
+        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)
 
     def get_inputs(self) -> list[NodeArg]:
         """Names, shapes and types of the inputs."""
@@ -101,10 +104,10 @@ class InferenceSession:
         self._runner.trim()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self._model, "num_threads": self._runner.num_threads}
+        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], state["num_threads"])  # type: ignore[misc]
+        self.__init__(state["model"], state["num_threads"], exact=state["exact"])  # type: ignore[misc]
 
 
 def _with_output_names(model: Model) -> Graph:

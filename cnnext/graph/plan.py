@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -58,6 +59,11 @@ def dtype_code(dtype: np.dtype) -> int:
 PARALLEL_THRESHOLD = 1_000_000
 
 
+def switched_on(name: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(name, "0") not in ("", "0")
+
+
 @dataclass
 class Step:
     """One kernel call of a plan."""
@@ -96,9 +102,11 @@ class PlanBuilder:
     tile_rows : list of int
         Rows of the full GEMM tile for a panel of 1, 2, ... vectors.
     training : bool
+    exact : bool
+        Sums are to be added up as they are defined: no Winograd.
     """
 
-    def __init__(self, graph: Graph, level: str):
+    def __init__(self, graph: Graph, level: str, exact: bool = False):
         info = executor.level_info(level)
         if info is None:
             raise ValueError(f"plan: `isa` must be one of {executor.levels()} on this machine. Received isa={level!r}.")
@@ -107,6 +115,7 @@ class PlanBuilder:
         self.max_nv: int = info["max_nv"]
         self.tile_rows: list[int] = info["tile_rows"]
         self.training = graph.training
+        self.exact = exact or switched_on("CNNEXT_EXACT")
         self.steps: list[Step] = []
         self.prologue: list[Step] = []
         self._graph = graph
@@ -190,14 +199,15 @@ class PlanBuilder:
             self.prologue = [s for s in self.prologue if all(v.storage is not storage for v in s.dst)]
 
     def _is_constant(self, step: Step) -> bool:
-        def fixed(view: View) -> bool:
-            storage = view.storage
-            return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
-
-        return bool(step.src) and all(map(fixed, step.src)) and all(
+        return bool(step.src) and all(map(self.is_fixed, step.src)) and all(
             v.storage.kind in ("arena", "prologue") and not v.storage.shared and v.storage not in self._written
             for v in step.dst
         )
+
+    def is_fixed(self, view: View) -> bool:
+        """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
+        storage = view.storage
+        return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""
@@ -222,6 +232,8 @@ class Plan:
     guard : bool
         Give every value memory of its own between guard zones, and check them after each run: for tests and for
         looking into a plugin.
+    exact : bool
+        Sums are added up as they are defined: no Winograd. So does ``CNNEXT_EXACT=1``, for all plans.
 
     Notes
     -----
@@ -229,8 +241,8 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str, guard: bool = False):
-        builder = PlanBuilder(graph, level)
+    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False):
+        builder = PlanBuilder(graph, level, exact)
         builder.lower_graph()
         self.graph = graph
         self.guard = guard
@@ -249,7 +261,9 @@ class Plan:
             self.arena_bytes = plan_arena(spans)
             for storage, host in hosts.items():
                 storage.offset_bytes = host.offset_bytes
-        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
+        read = {v.storage for step in self.steps for v in step.src} | {v.storage for v in self.outputs}
+        self._intermediates = [s for s in self._storages if s.kind == "prologue" and s not in read]
+        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue" and s in read)
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
         made = sum(v.storage.n_bytes for v in self.outputs)
         check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
@@ -314,6 +328,8 @@ class Plan:
                     storage.array = aligned_bytes(storage.n_bytes)
             if self._prologue:
                 self.program(self._prologue).run(1)
+            for storage in self._intermediates:
+                storage.array = None
             self._versions = versions
 
     def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,

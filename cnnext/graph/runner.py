@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
-from cnnext.graph.plan import Plan
+from cnnext.graph.plan import Plan, switched_on
 from cnnext.graph.stages import Rest
 from cnnext.isa import default_level
 from cnnext.threads import limited, new_lock, resolve_threads
@@ -33,10 +32,14 @@ class Runner:
         Workers of a run; by default what the machine, the container and ``OMP_NUM_THREADS`` allow.
     contents : set of int
         Inputs whose contents the plan depends on.
+    exact : bool
+        Sums are added up as they are defined: no Winograd.
     """
 
-    def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = ()):
+    def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = (),
+                 exact: bool = False):
         self.graph = graph
+        self.exact = exact
         self.num_threads = resolve_threads(num_threads)
         self._contents = sorted(contents)
         self._stages: OrderedDict[tuple[Any, ...], _Stage] = OrderedDict()
@@ -50,15 +53,17 @@ class Runner:
         return self._stage(tuple(tuple(s) for s in shapes), {}).plan
 
     def _stage(self, shapes: tuple[Shape, ...], known: dict[int, np.ndarray]) -> _Stage:
-        key = (shapes, *(array.tobytes() for array in known.values()))
+        key = (shapes, self.exact, *(array.tobytes() for array in known.values()))
         with self._lock:
             if key in self._stages:
                 self._stages.move_to_end(key)
                 return self._stages[key]
         graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
-        plan = Plan(optimize(graph), default_level(), _switched_on("CNNEXT_GUARD"))
-        following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents) if graph.rest is not None else None
-        if _switched_on("CNNEXT_VERBOSE"):
+        plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact)
+        following = None
+        if graph.rest is not None:
+            following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents, self.exact)
+        if switched_on("CNNEXT_VERBOSE"):
             print(plan.explain(), file=sys.stderr)
         with self._lock:
             self._stages[key] = stage = _Stage(plan, graph.rest, following)
@@ -95,10 +100,6 @@ class _Stage:
     plan: Plan
     rest: Rest | None
     following: Runner | None
-
-
-def _switched_on(name: str) -> bool:
-    return os.environ.get(name, "0") not in ("", "0")
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:
