@@ -28,10 +28,10 @@ demo: $(VENV)/stamp-native $(VENV)/stamp-demo $(VENV)/stamp-plugins $(VENV)/stam
 	$(VENV)/bin/cnnext demo text
 
 test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
-	$(PY) -m pytest -q -m "not slow" tests plugins
+	$(PY) -m pytest -q -n auto --dist worksteal -m "not slow" tests plugins
 
 test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
-	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q tests plugins
+	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q -n auto --dist worksteal tests plugins
 
 bench: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
 	$(PY) -m benchmarks

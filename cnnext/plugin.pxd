@@ -134,6 +134,28 @@ cdef extern from "cnnext_plugin.h" nogil:
         float power
         int32_t accumulate
 
+    ctypedef struct cnx_depthwise:
+        int64_t count
+        int64_t channels
+        int64_t rows
+        int64_t KW
+        int64_t SW
+        int64_t first
+        int64_t last
+        const float *src
+        int64_t src_row
+        int64_t src_col
+        const float *weights
+        int64_t weight_row
+        int64_t weight_col
+        const float *bias
+        float *dst
+        int64_t dst_col
+        float low
+        float high
+        int64_t post_op
+        const float *post
+
     ctypedef struct cnx_winograd:
         int32_t m
         int64_t rows
@@ -193,6 +215,9 @@ cdef extern from "cnnext_plugin.h" nogil:
                               float value) noexcept nogil
         void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows,
                           int64_t cols) noexcept nogil
+        void (*depthwise_row)(const cnx_depthwise *t) noexcept nogil
+        void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
+                           const float *p) noexcept nogil
         void (*winograd_src)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n) noexcept nogil
         void (*winograd_dst)(const cnx_winograd *w) noexcept nogil
         void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cnnext.graph.memory import (
     Storage,
     View,
     aligned_bytes,
+    check_memory,
     guarded_empty,
     harmed,
     lifetimes,
@@ -31,6 +32,9 @@ from cnnext.graph.memory import (
 )
 from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
+
+if TYPE_CHECKING:
+    from cnnext.graph.profile import Profile
 
 # By their codes in cnnext_plugin.h; element types that have none there are numbered from CNX_OTHER_DTYPE on as they come.
 DTYPES: dict[int, Any] = dict(enumerate(map(np.dtype, (
@@ -261,6 +265,8 @@ class Plan:
         self._intermediates = [s for s in self._storages if s.kind == "prologue" and s not in read]
         self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue" and s in read)
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
+        made = sum(v.storage.n_bytes for v in self.outputs)
+        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
@@ -376,6 +382,33 @@ class Plan:
         from cnnext.graph.explain import explain
 
         return explain(self)
+
+    def profile(self, inputs: Sequence[np.ndarray] | None = None, n_threads: int = 1, runs: int = 20) -> Profile:
+        """What each step takes: a table when printed, and a Chrome trace (``save_trace``).
+
+        Parameters
+        ----------
+        inputs : list of ndarray, optional
+            Random numbers by default.
+        n_threads : int
+        runs : int
+            Of which each step's fastest counts.
+        """
+        from cnnext.graph.profile import profile
+
+        return profile(self, inputs, n_threads, runs)
+
+    def timed(self, inputs: Sequence[np.ndarray], n_threads: int, runs: int) -> np.ndarray:
+        """Seconds of each step's fastest run."""
+        self.prepare()
+        context = _Context(self)
+        context.program.profile(True)
+        outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
+        seconds = np.full(len(self.steps), np.inf)
+        for _ in range(max(runs, 1)):
+            context.run(inputs, outputs, n_threads)
+            seconds = np.minimum(seconds, context.program.seconds())
+        return seconds
 
 
 class _Context:

@@ -177,6 +177,28 @@ typedef struct cnx_taps {
     int32_t accumulate;
 } cnx_taps;
 
+/* One row of a depthwise convolution, `count` pixels of `channels` contiguous channels. The window's KW columns (3, 5 or 7) are
+ * neighbours and move by SW (1 or 2) columns from pixel to pixel:
+ *   dst(i, c) = clip(bias[c] + sum_h sum_k src(h, i * SW + k, c) * weights(h, k, c), low, high)
+ * with src(h, j, c) = src[h * src_row + j * src_col + c] and weights(h, k, c) = weights[h * weight_row + k * weight_col + c],
+ * over the window's `rows` rows h and those columns j with first <= j < last. bias may be NULL. Where post_op is not negative,
+ * the unary function follows, with its constants. */
+typedef struct cnx_depthwise {
+    int64_t count, channels;
+    int64_t rows, KW, SW;
+    int64_t first, last;
+    const float *src;
+    int64_t src_row, src_col;
+    const float *weights;
+    int64_t weight_row, weight_col;
+    const float *bias;
+    float *dst;
+    int64_t dst_col;
+    float low, high;
+    int64_t post_op;
+    const float *post;
+} cnx_depthwise;
+
 /* The result of one tile of a Winograd convolution F(m x m, 3 x 3), A^T M A with all that follows it, from the (m + 2)^2
  * products M, `src_step` apart, for `channels` contiguous channels. Rows of the products and the bias (or NULL) are padded to
  * whole vectors. Of the m x m pixels only the first `rows` x `cols` are written (and read from `add`, or NULL):
@@ -251,6 +273,10 @@ typedef struct cnx_simd {
     /* dst[r * dst_step + c] = src[c * src_step + r] */
     void (*transpose)(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols);
 
+    void (*depthwise_row)(const cnx_depthwise *t);
+    /* unary on `rows` rows of n floats */
+    void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
+                       const float *p);
     /* Winograd's transforms, m = 2 or 4. Of a tile of (m + 2)^2 pixels, by pointers, with n channels: row i of dst = row i of
      * B^T d B; rows are written in whole vectors, zero beyond n. */
     void (*winograd_src)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n);

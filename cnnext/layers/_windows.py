@@ -14,7 +14,7 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._taps import TILES_WANTED, Pair, Tap, Window2D
 from cnnext.layers.layer import Window
 
-MIN_TILE_TAPS = 32768   # taps times channels of a tile: 2 to 5 us of work
+MIN_TILE_TAPS = 32768   # taps times channels of a tile: 1 to 5 us of work
 TILE_TAPS = 1_000_000
 MIN_CHANNELS = 16       # of a tile: a cache line
 
@@ -60,7 +60,8 @@ def _tile(shape: Sequence[int], n_taps: int) -> Pair:
     wanted = min(TILE_TAPS, max(MIN_TILE_TAPS, n * oh * row // TILES_WANTED))
     if row <= wanted or n * oh >= TILES_WANTED:
         return max(1, min(oh, wanted // max(row, 1))), max(c, 1)
-    return 1, min(c, max(MIN_CHANNELS, c * wanted // row // MIN_CHANNELS * MIN_CHANNELS))
+    blocks = ceil(c / max(MIN_CHANNELS, c * wanted // row // MIN_CHANNELS * MIN_CHANNELS))
+    return 1, min(c, ceil(c / blocks / MIN_CHANNELS) * MIN_CHANNELS)
 
 
 def image_blocks(shape: Sequence[int], n_taps: int) -> Pair:

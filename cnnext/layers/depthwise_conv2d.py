@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+
+SLIDING_COLUMNS, SLIDING_STRIDES = (3, 5, 7), (1, 2)    # that the primitive `depthwise_row` is compiled for
 
 
 class DepthwiseConv2D(Layer):
@@ -193,14 +196,32 @@ def lower_depthwise(b: PlanBuilder, src: View, weights: View, bias: View | None,
                     strides: Pair, epilogue: Epilogue, add: View | None) -> None:
     """Append one depthwise convolution; weights (KH, KW, 1, C), ``add`` laid out like ``dst``."""
     sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1])
+    columns = _sliding_columns(taps, strides, weights.shape[1])
     post, constants = epilogue.post if epilogue.post is not None else (None, ())
     p0, p1 = (*constants, 0.0, 0.0)[:2]
-    params = dict(sliding.params, has_bias=bias is not None, has_add=add is not None,
+    params = dict(sliding.params, **columns, has_bias=bias is not None, has_add=add is not None,
                   post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
                   post_1=p1)
     sources = [src, sliding.table, weights] + [v for v in (bias, add) if v is not None]
     b.step("conv_depthwise", sources, [dst], params, tiles=sliding.tiles, scratch_bytes=16 * max(len(taps), 1),
-           macs=dst.size * len(taps), why=sliding.why)
+           macs=dst.size * len(taps), why=sliding.why + (", columns slide" if columns["KW"] else ""))
+
+
+def _sliding_columns(taps: Sequence[Tap], strides: Pair, columns: int) -> dict[str, int]:
+    """The window as ``depthwise_row`` knows it, KW = 0 where it is none: rows of 3, 5 or 7 neighbouring columns that move by
+    1 or 2, whose weights lie at one distance (-1 where they are turned)."""
+    params = dict(KH=0, KW=0, dh=0, dw=0, weight_first=0, weight_step=0)
+    kw = len({dw for _, dw, _, _ in taps})
+    if kw not in SLIDING_COLUMNS or strides[1] not in SLIDING_STRIDES:
+        return params
+    dh, dw = taps[0][:2]
+    rows = [i * columns + j for _, _, i, j in taps]
+    step = rows[1] - rows[0]
+    neighbours = all(tap[:2] == (dh + i // kw, dw + i % kw) for i, tap in enumerate(taps))
+    evenly = rows == [rows[0] + i * step for i in range(len(rows))]
+    if not neighbours or not evenly or len(taps) % kw:
+        return params
+    return dict(KH=len(taps) // kw, KW=kw, dh=dh, dw=dw, weight_first=rows[0], weight_step=step)
 
 
 def lower_depthwise_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View,

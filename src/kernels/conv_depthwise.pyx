@@ -1,17 +1,21 @@
 """Depthwise convolution: every channel has a window of its own.
 
 Design
-    Loop order: tile (rows of one image, a block of channels) -> output row -> run of pixels with the same taps -> the
-    taps primitive, 4 pixels x 2 vectors of channels in registers over all taps. A loaded value serves one FMA, so the
-    caches decide: the KH source rows of an output row are read again for the next one while they are still there.
-    Backward-data is the same kernel with the tap lists of `_taps.py`, one per output phase.
+    Loop order: tile (rows of one image, a block of channels) -> output row -> a primitive. The caches and the loads
+    decide: the KH source rows of an output row are read again for the next one while they are still there.
+    Windows of 3, 5 or 7 neighbouring columns at stride 1 or 2: `depthwise_row`, where a row of the source slides past the
+    sums of 8 pixels and a loaded value serves up to KW multiply-adds.
+    Other windows: `taps_dot` for each run of pixels with the same taps, 4 pixels x 2 vectors of channels in registers over
+    all taps; a loaded value serves one.
+    Backward-data is the same kernel with the tap lists of `_taps.py`, one per output phase; at stride 1 its window is
+    the forward one with the weights in falling order.
     Backward-weights: per output row and tap, the sum over the row's pixels of source times diff_dst. The rows of all
     images are dealt to a number of shards that the shapes fix; their sums are added in shard order.
 """
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
-from cnnext.plugin cimport CNX_ADD, CNX_CLIP, CNX_OK, cnx_args, cnx_taps, cnx_tensor, cnx_worker
+from cnnext.plugin cimport CNX_ADD, CNX_CLIP, CNX_OK, cnx_args, cnx_depthwise, cnx_taps, cnx_tensor, cnx_worker
 
 include "table.pxi"
 include "window.pxi"
@@ -19,6 +23,9 @@ include "window.pxi"
 
 cdef struct conv_depthwise_params:
     int64_t n_taps, SH, SW, first, last, rows, channels     # window_params
+    int64_t KH, KW                  # a window whose columns slide, else 0
+    int64_t dh, dw                  # of its first tap
+    int64_t weight_first, weight_step   # row of the weights of the first tap, and from one to the next
     int64_t has_bias, has_add
     int64_t post_op                 # unary function after low/high, or -1
     double low, high
@@ -32,40 +39,79 @@ cdef int conv_depthwise(const cnx_args *args, cnx_worker *worker) noexcept nogil
     cdef const cnx_tensor *add = &args.src[3 + p.has_bias] if p.has_add else NULL
     cdef window_walk w = walk_of(<const window_params *>p, &args.src[0], <const int64_t *>args.src[1].data, dst, worker,
                                  worker.simd.taps_dot)
+    cdef const float *weights = <const float *>args.src[2].data + w.c0
+    cdef const float *bias = <const float *>args.src[3].data + w.c0 if p.has_bias else NULL
+    cdef float low = -INFINITY if add != NULL else <float>p.low, high = INFINITY if add != NULL else <float>p.high
     cdef cnx_taps t = taps_of(&w)
+    cdef cnx_depthwise row = sliding_row(p, &w, weights, bias, low, high)
+    cdef float[2] constants = [<float>p.post_0, <float>p.post_1]
     cdef int64_t oh
-    t.weights = <const float *>args.src[2].data + w.c0
-    t.bias = <const float *>args.src[3].data + w.c0 if p.has_bias else NULL
-    if add == NULL:
-        t.low = <float>p.low
-        t.high = <float>p.high
+    t.weights = weights
+    t.bias = bias
+    t.low = low
+    t.high = high
+    row.post_op = -1 if add != NULL else p.post_op
+    row.post = constants
     for oh in range(w.oh_begin, w.oh_end):
-        walk_row(&w, &t, oh, NULL, NULL)
-        if add != NULL or p.post_op >= 0:
-            finish_row(p, worker, &w, add, oh)
+        if p.KW:
+            slide_row(p, worker, &w, &row, weights, oh)
+        else:
+            walk_row(&w, &t, oh, NULL, NULL)
+        if add != NULL or p.post_op >= 0 and p.KW == 0:
+            finish_row(p, worker, &w, add, constants, oh)
     return CNX_OK
 
 
+cdef inline cnx_depthwise sliding_row(const conv_depthwise_params *p, const window_walk *w, const float *weights,
+                                      const float *bias, float low, float high) noexcept nogil:
+    # what all rows of a tile have in common
+    cdef cnx_depthwise row
+    cdef int64_t channels = w.dst.shape[3]
+    row.src = row.weights = row.post = NULL
+    row.dst = NULL
+    row.rows = 0
+    row.post_op = -1
+    row.count = w.dst.shape[2]
+    row.channels = w.channels
+    row.KW = p.KW
+    row.SW = p.SW
+    row.first = -p.dw
+    row.last = w.src.shape[2] - p.dw
+    row.src_row = w.src.stride[1]
+    row.src_col = w.src.stride[2]
+    row.weight_row = p.KW * p.weight_step * channels
+    row.weight_col = p.weight_step * channels
+    row.bias = bias
+    row.dst_col = w.dst.stride[2]
+    row.low = low
+    row.high = high
+    return row
+
+
+cdef inline void slide_row(const conv_depthwise_params *p, cnx_worker *worker, const window_walk *w, cnx_depthwise *row,
+                           const float *weights, int64_t oh) noexcept nogil:
+    # the rows of the window that lie in the image: [top, bottom)
+    cdef int64_t ih = oh * p.SH + p.dh, top = max(0, -ih), bottom = min(p.KH, w.src.shape[1] - ih)
+    row.rows = max(0, bottom - top)
+    row.src = pixel_at(w.src, w.n, ih + top, p.dw, w.c0)
+    row.weights = weights + (p.weight_first + top * p.KW * p.weight_step) * w.dst.shape[3]
+    row.dst = pixel_at(w.dst, w.n, oh, 0, w.c0)
+    worker.simd.depthwise_row(row)
+
+
 cdef void finish_row(const conv_depthwise_params *p, cnx_worker *worker, const window_walk *w, const cnx_tensor *add,
-                     int64_t oh) noexcept nogil:
-    # What taps_dot does not do: a pass of its own over the row, which is still in L1.
+                     const float *constants, int64_t oh) noexcept nogil:
+    # What the primitive has not done: a pass of its own over the row, which is still in L1.
     cdef const cnx_tensor *dst = w.dst
-    cdef bint dense = w.channels == dst.stride[2] and (add == NULL or add.stride[2] == dst.stride[2])
-    cdef int64_t runs = 1 if dense else dst.shape[2], count = w.channels * (dst.shape[2] if dense else 1), ow
-    cdef float[2] bounds
-    cdef float[2] constants
-    cdef float *y
-    bounds[0] = <float>p.low
-    bounds[1] = <float>p.high
-    constants[0] = <float>p.post_0
-    constants[1] = <float>p.post_1
-    for ow in range(runs):
-        y = pixel_at(dst, w.n, oh, ow, w.c0)
-        if add != NULL:
-            worker.simd.binary(CNX_ADD, y, 1, pixel_at(add, w.n, oh, ow, w.c0), 1, y, count)
-            worker.simd.unary(CNX_CLIP, y, y, count, bounds)
-        if p.post_op >= 0:
-            worker.simd.unary(<int32_t>p.post_op, y, y, count, constants)
+    cdef int64_t columns = dst.shape[2], step = dst.stride[2], ow
+    cdef float[2] bounds = [<float>p.low, <float>p.high]
+    cdef float *y = pixel_at(dst, w.n, oh, 0, w.c0)
+    if add != NULL:
+        for ow in range(columns):
+            worker.simd.binary(CNX_ADD, y + ow * step, 1, pixel_at(add, w.n, oh, ow, w.c0), 1, y + ow * step, w.channels)
+        worker.simd.unary_rows(CNX_CLIP, y, step, y, step, columns, w.channels, bounds)
+    if p.post_op >= 0:
+        worker.simd.unary_rows(<int32_t>p.post_op, y, step, y, step, columns, w.channels, constants)
 
 
 cdef struct depthwise_backward_weights_params:

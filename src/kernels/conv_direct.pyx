@@ -24,6 +24,9 @@ from cnnext.plugin cimport CNX_ADD, CNX_OK, cnx_args, cnx_gemm, cnx_tensor, cnx_
 
 include "table.pxi"
 
+cdef enum:
+    STRIP_ROWS = 48     # times 4 vectors of 16 floats: 12 KB
+
 
 cdef struct conv_direct_params:
     int64_t G, IC, OC               # channels per group
@@ -147,27 +150,30 @@ cdef int conv_direct(const cnx_args *args, cnx_worker *worker) noexcept nogil:
                 if add != NULL and s + g.n_seg >= p.n_seg:
                     g.add = (<const float *>add.data + n * add.stride[0] + (oh0 + r) * add.stride[1]
                              + ow0 * add.stride[2] + channel)
-                worker.simd.gemm_rows(&g)
                 if p.post_op >= 0 and s + g.n_seg >= p.n_seg:
-                    finish_row(p, worker, g.c, g.c_row, cols, g.cols)
+                    strips(p, worker, &g, cols)
+                else:
+                    worker.simd.gemm_rows(&g)
             s += g.n_seg
             if s >= p.n_seg:
                 break
     return CNX_OK
 
 
-cdef void finish_row(const conv_direct_params *p, cnx_worker *worker, float *c, int64_t c_row, int64_t rows,
-                     int64_t cols) noexcept nogil:
-    # Functions dearer than a clip: a pass of their own over the row, which is still in L1.
-    cdef float[2] constants
-    cdef int64_t r
-    constants[0] = <float>p.post_0
-    constants[1] = <float>p.post_1
-    if c_row == cols:
-        worker.simd.unary(<int32_t>p.post_op, c, c, rows * cols, constants)
-        return
-    for r in range(rows):
-        worker.simd.unary(<int32_t>p.post_op, c + r * c_row, c + r * c_row, cols, constants)
+cdef void strips(const conv_direct_params *p, cnx_worker *worker, cnx_gemm *g, int64_t rows) noexcept nogil:
+    # Functions dearer than a clip are a pass of their own: over strips short enough for L1, of whole register tiles.
+    cdef int64_t height = worker.simd.tile_rows[p.nv - 1], strip = STRIP_ROWS // height * height, first = 0
+    cdef float[2] constants = [<float>p.post_0, <float>p.post_1]
+    while first < rows:
+        g.rows = imin(strip, rows - first)
+        worker.simd.gemm_rows(g)
+        worker.simd.unary_rows(<int32_t>p.post_op, g.c, g.c_row, g.c, g.c_row, g.rows, g.cols, constants)
+        g.a += strip * g.a_row
+        g.c += strip * g.c_row
+        if g.add != NULL:
+            g.add += strip * g.add_row
+        first += strip
+    g.rows = rows
 
 
 cdef struct conv_pack_weights_params:

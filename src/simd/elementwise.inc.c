@@ -124,7 +124,7 @@ CNX_INLINE vf shrink(vf x, vf limit, vf bias)
     F(SIGMOID, 0, sigmoid_v(x), s * (1 - s))                                                                           \
     F(HARD_SIGMOID, 2, min_v(max_v(a * x + b, splat(0)), splat(1)), select((s > 0) & (s < 1), a, splat(0)))            \
     F(TANH, 0, tanh_v(x), 1 - s * s)                                                                                   \
-    F(SILU, 0, finite_below(x) * sigmoid_v(x), silu_diff(s))                                                           \
+    F(SILU, 0, max_v(x, splat(-104)) * sigmoid_v(x), silu_diff(s))                                                          \
     F(HARD_SWISH, 0, finite_below(x) * hard_swish_gate(x), hard_swish_diff(s))                                         \
     F(MISH, 0, mish(x), mish_diff(s))                                                                                  \
     F(SOFTPLUS, 0, softplus(x), -expm1_v(-s))                                                                          \
@@ -156,20 +156,31 @@ CNX_INLINE vf shrink(vf x, vf limit, vf bias)
     const vf a = splat(COUNT > 0 ? p[0] : 0), b = splat(COUNT > 1 ? p[1] : 0);                                         \
     (void)a, (void)b;
 
-static void unary(int32_t op, const float *src, float *y, int64_t n, const float *p)
+static void unary_rows(int32_t op, const float *src, int64_t src_row, float *y, int64_t y_row, int64_t rows, int64_t n,
+                       const float *p)
 {
+    if (src_row == n && y_row == n) { /* one row, with one incomplete vector */
+        n *= rows;
+        rows = 1;
+    }
     switch (op) {
 #define UNARY_LOOP(NAME, COUNT, VALUE, DERIVATIVE)                                                                     \
     case CNX_##NAME: {                                                                                                 \
         UNARY_CONSTANTS(COUNT)                                                                                         \
-        for (int64_t i = 0; i < n; i += CNX_VL) {                                                                      \
-            const vf x = load_row(src + i, n - i);                                                                     \
-            store_row(y + i, VALUE, n - i);                                                                            \
-        }                                                                                                              \
+        for (int64_t row = 0; row < rows; row++, src += src_row, y += y_row)                                           \
+            for (int64_t i = 0; i < n; i += CNX_VL) {                                                                  \
+                const vf x = load_row(src + i, n - i);                                                                 \
+                store_row(y + i, VALUE, n - i);                                                                        \
+            }                                                                                                          \
         break;                                                                                                         \
     }
         UNARY_FORMULAS(UNARY_LOOP)
     }
+}
+
+static void unary(int32_t op, const float *src, float *y, int64_t n, const float *p)
+{
+    unary_rows(op, src, 0, y, 0, 1, n, p);
 }
 
 static void unary_backward(int32_t op, const float *saved, const float *dy, float *dx, int64_t n, const float *p)

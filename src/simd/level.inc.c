@@ -9,6 +9,7 @@
 #include "elementwise.inc.c"
 #include "gemm.inc.c"
 #include "taps.inc.c"
+#include "depthwise.inc.c"
 #include "move.inc.c"
 #include "winograd.inc.c"
 
@@ -56,6 +57,8 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .weighted_rows = weighted_rows,
     .transpose = transpose,
 
+    .depthwise_row = depthwise_row,
+    .unary_rows = unary_rows,
     .winograd_src = winograd_src,
     .winograd_dst = winograd_dst,
     .winograd_weights = winograd_weights,

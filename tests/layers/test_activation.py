@@ -135,6 +135,20 @@ def test_far_out_nothing_overflows(layer):
     assert np.isfinite(run.diff_inputs[0]).all()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_sigmoid_ulp_over_all_floats(level):
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.integers(0, 2**32, 30_000, dtype=np.uint32).view(np.float32), np.linspace(-106, 20, 60_001),
+                        [inf, -inf, nan, 65, 66, -103.9, -104, -104.1, 1e-40]]).astype(np.float32)
+    with np.errstate(all="ignore"):
+        exact = reference.UNARY["sigmoid"].forward(x.astype(np.float64))
+    dst = run_layer(Sigmoid(), [x[np.newaxis]], level=level).outputs[0][0]
+    np.testing.assert_array_equal(np.isnan(dst), np.isnan(x))
+    number = ~np.isnan(x)
+    ulp = np.spacing(exact[number].astype(np.float32)).astype(np.float64)
+    assert (np.abs(dst[number] - exact[number]) <= 2.5 * ulp).all()
+
+
 @pytest.mark.parametrize("layer", [layer for layer, _, _ in LAYERS], ids=IDS)
 def test_nan_stays_nan(layer):
     src = np.array([[nan, 1.0, nan, -1.0, 0.5]], np.float32)

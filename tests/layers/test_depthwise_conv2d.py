@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import cnnext as cx
 from cnnext import reference
 from cnnext.graph.graph import FLOAT32, Epilogue, Graph, Value, constant
 from cnnext.layers.depthwise_conv2d import DepthwiseConv2D
 from cnnext.testing import guarded_copy, run_graph, run_layer
 from tests.layers.agreement import LEVELS, close
-from tests.layers.windows import Between, agree, cases, check, random_weights
+from tests.layers.windows import CHANNELS, Between, Case, agree, cases, check, random_weights
 
 
 def check_depthwise(case, layer, src):
@@ -33,6 +34,37 @@ def check_depthwise(case, layer, src):
 @settings(max_examples=300)
 def test_one_window_per_channel(case):
     check_depthwise(case, DepthwiseConv2D(case.kernel, case.strides, case.padding, case.dilation), case.source())
+
+
+@st.composite
+def sliding_cases(draw):
+    """Windows of 3, 5 and 7 neighbouring columns.
+
+    Rows are shorter than a block of pixels and longer, of less than a vector of channels and more; the padding is up to the
+    whole window, so that rows and pixels may see nothing of the source.
+    """
+    kernel = (draw(st.integers(1, 7)), draw(st.sampled_from([3, 5, 7])))
+    padding = tuple(draw(st.tuples(st.integers(0, k), st.integers(0, k))) for k in kernel)
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 9)), draw(st.integers(1, 34)), draw(CHANNELS))
+    assume(all(n + sum(pad) >= k for n, pad, k in zip(shape[1:3], padding, kernel, strict=True)))
+    strides = (draw(st.integers(1, 3)), draw(st.integers(1, 2)))
+    return Case(shape, kernel, strides, padding, (1, 1), np.random.default_rng(draw(st.integers(0, 2**32))),
+                draw(st.sampled_from(LEVELS)), draw(st.integers(2, 4)))
+
+
+@given(case=sliding_cases())
+@settings(max_examples=300)
+def test_columns_that_slide(case):
+    check_depthwise(case, DepthwiseConv2D(case.kernel, case.strides, case.padding), case.source())
+
+
+@pytest.mark.parametrize(("layer", "slides"), [
+    (DepthwiseConv2D(3), True), (DepthwiseConv2D((2, 7), (4, 2)), True), (DepthwiseConv2D((3, 4)), False),
+    (DepthwiseConv2D(3, strides=(1, 3)), False), (DepthwiseConv2D(3, dilation=(2, 1)), False),
+    (DepthwiseConv2D(3, dilation=(1, 2)), False)])
+def test_which_windows_slide(layer, slides):
+    src = cx.Input((9, 9, 4))
+    assert ("columns slide" in cx.Model(src, layer(src)).plan(1).explain()) == slides
 
 
 @given(case=cases(channels=st.sampled_from([1, 3, 5])), multiplier=st.sampled_from([2, 3, 17]))
