@@ -20,6 +20,17 @@ def test_inference(monkeypatch, capsys):
     assert rows == [("1", "1"), ("1", "2"), ("64", "1"), ("64", "2")]
 
 
+def test_kernels(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.kernels.SHAPES", [("strided", 8, 3, 4, 3, 2)])
+    monkeypatch.setattr("benchmarks.kernels.WINOGRAD_SHAPES", [("square", 28, 32, 32, 3, 1)])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
+    program.main()
+    numbers = r"[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+"
+    shown = capsys.readouterr().out
+    assert re.search(rf"^strided +1 +{numbers} +direct +{numbers} *$", shown, re.MULTILINE)
+    assert re.search(rf"^square +1 +{numbers} +F\(4x4\) +{numbers} +[\d.]+ [\d.]+ [\d.]+$", shown, re.MULTILINE)
+
+
 def test_plugins(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "plugins", "--quick"])
     program.main()
