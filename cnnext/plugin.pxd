@@ -201,6 +201,10 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*depthwise_row)(const cnx_depthwise *t) noexcept nogil
         void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
                            const float *p) noexcept nogil
+        void (*binary_rows)(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                            int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n) noexcept nogil
+        void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
+                           int64_t rows, int64_t n) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

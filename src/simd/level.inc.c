@@ -58,4 +58,6 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
 
     .depthwise_row = depthwise_row,
     .unary_rows = unary_rows,
+    .binary_rows = binary_rows,
+    .prelu_rows = prelu_rows,
 };
