@@ -58,8 +58,9 @@ cdef int prelu(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef int64_t row = r.first_row, rows
     while row < r.last_row:
         rows = rows_alike(dst, row, r.last_row)
-        worker.simd.prelu_rows(row_at(&args.src[0], row, r.first), row_step(&args.src[0]), row_at(&args.src[1], row, r.first),
-                               row_step(&args.src[1]), row_at(dst, row, r.first), row_step(dst), rows, r.count)
+        worker.simd.prelu_rows(row_at(&args.src[0], row, r.first), row_step(&args.src[0]),
+                               row_at(&args.src[1], row, r.first), row_step(&args.src[1]),
+                               row_at(dst, row, r.first), row_step(dst), rows, r.count)
         row += rows
     return CNX_OK
 

@@ -2,9 +2,9 @@
 
 Design
     Memory-bound: one pass, rows as long as the merged axes allow, all arithmetic in the row primitives. Broadcasting is
-    a stride of 0, on whole axes or on the row itself. Rows that lie at one distance go to a primitive together: a map times a
-    gate of each channel is many rows of few floats. Sums over pixels are cut into a fixed number of shards, so that
-    the result does not depend on the workers.
+    a stride of 0, on whole axes or on the row itself. Rows that lie at one distance go to a primitive together: a map
+    times a gate of each channel is many rows of few floats. Sums over pixels are cut into a fixed number of shards, so
+    that the result does not depend on the workers.
 """
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
