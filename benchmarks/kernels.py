@@ -50,6 +50,7 @@ PASSES: list[tuple[str, Callable[[], cx.Layer], list[tuple[int, ...]]]] = [
     ("silu", lambda: cx.SiLU(), [(56, 56, 144)]),
     ("hard_swish", lambda: cx.HardSwish(), [(56, 56, 144)]),
     ("prelu", lambda: cx.PReLU(), [(118, 158, 10)]),
+    ("softmax", lambda: cx.Softmax(), [(118, 158, 2)]),
 ]
 
 

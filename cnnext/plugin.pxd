@@ -205,6 +205,10 @@ cdef extern from "cnnext_plugin.h" nogil:
                             int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n) noexcept nogil
         void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
                            int64_t rows, int64_t n) noexcept nogil
+        void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
+                             int64_t n) noexcept nogil
+        void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
+                                 int64_t n) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

@@ -265,6 +265,9 @@ typedef struct cnx_simd {
                         int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n);
     void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
                        int64_t rows, int64_t n);
+    /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
+    void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+    void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

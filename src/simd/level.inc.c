@@ -60,4 +60,6 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .unary_rows = unary_rows,
     .binary_rows = binary_rows,
     .prelu_rows = prelu_rows,
+    .softmax_rows = softmax_rows,
+    .log_softmax_rows = log_softmax_rows,
 };
