@@ -2,9 +2,9 @@
 
 Design
     Memory-bound: one pass over rows, all arithmetic in the row primitives. PReLU and softmax need a pixel's channels
-    together, so their tiles are whole rows; those at one distance go to a primitive in one call. Dropout stores no mask: whether an element is kept is a hash of the run's
-    seed and of its own number, so forward and backward find the same mask on any number of threads, for any tiles and
-    strides.
+    together, so their tiles are whole rows; those at one distance go to a primitive in one call. Dropout stores no mask:
+    whether an element is kept is a hash of the run's seed and of its own number, so forward and backward find the same
+    mask on any number of threads, for any tiles and strides.
 """
 from libc.math cimport ldexp
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
