@@ -20,6 +20,16 @@ def test_inference(monkeypatch, capsys):
     assert rows == [("1", "1"), ("1", "2"), ("64", "1"), ("64", "2")]
 
 
+def test_kernels(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.kernels.SHAPES", [("conv", 8, 3, 8, 3, 1)])
+    monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [("dw", 9, 5, 3, 2, "silu")])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
+    program.main()
+    rows = re.findall(r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$", capsys.readouterr().out, re.MULTILINE)
+    assert rows[:3] == ["conv", "dw 9, 5", "planes to pixels (3, 224, 224)"]
+    assert rows[-1] == "prelu (118, 158, 10)"
+
+
 def test_plugins(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "plugins", "--quick"])
     program.main()

@@ -28,10 +28,12 @@ cdef int unary(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef const cnx_tensor *dst = &args.dst[0]
     cdef row_range r = tile_rows(dst, <const rows_params *>p, worker.tile)
     cdef float[2] constants = [<float>p.first, <float>p.second]
-    cdef int64_t row
-    for row in range(r.first_row, r.last_row):
-        worker.simd.unary(<int32_t>p.op, row_at(&args.src[0], row, r.first), row_at(dst, row, r.first), r.count,
-                          constants)
+    cdef int64_t row = r.first_row, rows
+    while row < r.last_row:
+        rows = rows_alike(dst, row, r.last_row)
+        worker.simd.unary_rows(<int32_t>p.op, row_at(&args.src[0], row, r.first), row_step(&args.src[0]),
+                               row_at(dst, row, r.first), row_step(dst), rows, r.count, constants)
+        row += rows
     return CNX_OK
 
 
@@ -53,10 +55,13 @@ cdef int prelu(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     # dst = src[0] > 0 ? src[0] : src[1] * src[0]; src[1] the slope, the same at every pixel
     cdef const cnx_tensor *dst = &args.dst[0]
     cdef row_range r = tile_rows(dst, <const rows_params *>args.params, worker.tile)
-    cdef int64_t row
-    for row in range(r.first_row, r.last_row):
-        worker.simd.prelu(row_at(&args.src[0], row, r.first), row_at(&args.src[1], row, r.first),
-                          row_at(dst, row, r.first), r.count)
+    cdef int64_t row = r.first_row, rows
+    while row < r.last_row:
+        rows = rows_alike(dst, row, r.last_row)
+        worker.simd.prelu_rows(row_at(&args.src[0], row, r.first), row_step(&args.src[0]),
+                               row_at(&args.src[1], row, r.first), row_step(&args.src[1]),
+                               row_at(dst, row, r.first), row_step(dst), rows, r.count)
+        row += rows
     return CNX_OK
 
 

@@ -210,30 +210,46 @@ static void unary_backward(int32_t op, const float *saved, const float *dy, floa
     F(GREATER, select(x == y, splat(0.5f), one_if(x > y)))                                                             \
     F(EQUAL, one_if(x == y))
 
-static void binary(int32_t op, const float *a, int64_t a_step, const float *b, int64_t b_step, float *dst, int64_t n)
+static void binary_rows(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                        int64_t b_step, float *dst, int64_t dst_row, int64_t rows, int64_t n)
 {
     if (n <= 0) return;
-    const vf a_repeated = splat(*a), b_repeated = splat(*b);
+    if (a_row == n * a_step && b_row == n * b_step && dst_row == n) { /* one row, with one incomplete vector */
+        n *= rows;
+        rows = 1;
+    }
     switch (op) {
 #define BINARY_LOOP(NAME, VALUE)                                                                                       \
     case CNX_##NAME:                                                                                                   \
-        for (int64_t i = 0; i < n; i += CNX_VL) {                                                                      \
-            const vf x = a_step ? load_row(a + i, n - i) : a_repeated;                                                 \
-            const vf y = b_step ? load_row(b + i, n - i) : b_repeated;                                                 \
-            store_row(dst + i, VALUE, n - i);                                                                          \
+        for (int64_t row = 0; row < rows; row++, a += a_row, b += b_row, dst += dst_row) {                             \
+            const vf a_repeated = splat(*a), b_repeated = splat(*b);                                                   \
+            for (int64_t i = 0; i < n; i += CNX_VL) {                                                                  \
+                const vf x = a_step ? load_row(a + i, n - i) : a_repeated;                                             \
+                const vf y = b_step ? load_row(b + i, n - i) : b_repeated;                                             \
+                store_row(dst + i, VALUE, n - i);                                                                      \
+            }                                                                                                          \
         }                                                                                                              \
         break;
         BINARY_FORMULAS(BINARY_LOOP)
     }
 }
 
-static void prelu(const float *x, const float *slope, float *y, int64_t n)
+static void binary(int32_t op, const float *a, int64_t a_step, const float *b, int64_t b_step, float *dst, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += CNX_VL) {
-        const vf v = load_row(x + i, n - i);
-        store_row(y + i, select(v > 0, v, load_row(slope + i, n - i) * v), n - i);
-    }
+    binary_rows(op, a, 0, a_step, b, 0, b_step, dst, 0, 1, n);
 }
+
+static void prelu_rows(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
+                       int64_t rows, int64_t n)
+{
+    for (int64_t row = 0; row < rows; row++, x += x_row, slope += slope_row, y += y_row)
+        for (int64_t i = 0; i < n; i += CNX_VL) {
+            const vf v = load_row(x + i, n - i);
+            store_row(y + i, select(v > 0, v, load_row(slope + i, n - i) * v), n - i);
+        }
+}
+
+static void prelu(const float *x, const float *slope, float *y, int64_t n) { prelu_rows(x, 0, slope, 0, y, 0, 1, n); }
 
 static void prelu_backward(const float *x, const float *slope, const float *dy, float *dx, float *dslope, int64_t n)
 {
