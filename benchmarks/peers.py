@@ -65,12 +65,10 @@ def channels_first_model(name: str) -> tuple[bytes, tuple[int, ...]]:
 
 
 def _draw(ratios: dict[int, dict[str, float]], others: Sequence[str]) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
     names = list(next(iter(ratios.values())))
     width = 0.8 / len(ratios)
     for i, (batch, of) in enumerate(ratios.items()):

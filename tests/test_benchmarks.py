@@ -25,9 +25,18 @@ def test_kernels(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [("dw", 9, 5, 3, 2, "silu")])
     monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
     program.main()
-    rows = re.findall(r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$", capsys.readouterr().out, re.MULTILINE)
+    row = r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
     assert rows[:3] == ["conv", "dw 9, 5", "planes to pixels (3, 224, 224)"]
     assert rows[-1] == "prelu (118, 158, 10)"
+
+
+def test_winograd(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.winograd.SHAPES", [("wide", 28, 64, 64, 3, 1), ("narrow", 5, 3, 4, 3, 1)])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "winograd", "--quick"])
+    program.main()
+    rows = re.findall(r"^(wide|narrow) +1 .*(F\(4x4\)|F\(2x2\)|direct) ", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("wide", "F(4x4)"), ("narrow", "direct")]
 
 
 def test_plugins(monkeypatch, capsys):

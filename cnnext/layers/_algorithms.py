@@ -22,6 +22,9 @@ TILE_EFFICIENCY = 0.9
 # Weights that do not stay in L2, beside all else, come from L3, at so many bytes a cycle and core, while products go on.
 L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 8.0
 
+# The first algorithm of a list is the most accurate. Another has to cost less than this share of it.
+CLEARLY_LESS = 0.87
+
 
 @dataclass(frozen=True)
 class TapSum:
@@ -81,12 +84,15 @@ class Algorithm(Protocol):
 
 
 def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> None:
-    """Lower by the algorithm that costs least; the first of equals."""
+    """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more."""
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
     chosen = min((a for a in algorithms if a.name in costs), key=lambda a: costs[a.name])
-    others = [f"{name} {cost / costs[chosen.name]:.1f}x" for name, cost in costs.items() if name != chosen.name]
-    others += [f"{name} not: {reason}" for name, reason in refusals.items() if reason]
+    if costs[chosen.name] > CLEARLY_LESS * costs[algorithms[0].name]:
+        chosen = algorithms[0]
+    others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
+    for reason in dict.fromkeys(filter(None, refusals.values())):
+        others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
     chosen.lower(b, s, f"; {', '.join(others)}" if others else "")
 
 

@@ -246,7 +246,7 @@ class Direct:
                macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
 
 
-ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))    # the first of equally cheap ones is taken
+ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))
 
 
 def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:

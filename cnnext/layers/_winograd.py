@@ -28,9 +28,9 @@ FEWEST_TILES, FEWEST_STREAMING, MOST_TILES = 12, 24, 48
 PACK_CHUNK = 32                     # input channels of one piece of work of the transform of weights
 
 # Cycles of the transforms of a vector of channels of one tile, by m: benchmarks/kernels.py.
-SOURCE_CYCLES = {2: 40.0, 4: 120.0}
-RESULT_CYCLES = {2: 30.0, 4: 110.0}
-WEIGHT_CYCLES = {2: 60.0, 4: 200.0}
+SOURCE_CYCLES = {2: 35.0, 4: 110.0}
+RESULT_CYCLES = {2: 25.0, 4: 80.0}
+WEIGHT_CYCLES = {2: 120.0, 4: 250.0}
 POINT_CYCLES = 2.0                  # a row of a product: its sums are stored, for each vector
 
 
@@ -47,6 +47,7 @@ class _Blocking:
     panel_block: int    # panels of one piece of work
     src_ld: int
     src_step: int       # elements between the points of V
+    weights_step: int   # of U
     dst_step: int       # and of M
 
     @staticmethod
@@ -68,7 +69,7 @@ class _Blocking:
             nv //= 2
         panels = ceil(s.filters / (nv * b.vl))
         return _Blocking(rows, cols, tiles, group, nv, panels, 1 if split else panels, src_ld,
-                         _odd_lines(group * src_ld), _odd_lines(group * nv * b.vl))
+                         _odd_lines(group * src_ld), _odd_lines(s.channels * nv * b.vl), _odd_lines(group * nv * b.vl))
 
     @property
     def groups(self) -> int:
@@ -133,7 +134,7 @@ class Winograd:
         else:
             scratch += 4 * (points * k.src_step + k.src_ld)
         params = dict(source, transformed=k.split, OC=s.filters, nv=k.nv, panels=k.panels, panel_block=k.panel_block,
-                      dst_step=k.dst_step, **s.epilogue_params())
+                      weights_step=k.weights_step, dst_step=k.dst_step, **s.epilogue_params())
         sources = [src, packed, *([bias] if bias is not None else []), *([s.add] if s.add is not None else [])]
         b.step("conv_winograd", sources, [s.dst], params, tiles=k.groups * ceil(k.panels / k.panel_block),
                scratch_bytes=scratch, macs=s.macs,
@@ -142,8 +143,8 @@ class Winograd:
 
     def _transform_weights(self, b: PlanBuilder, s: TapSum, k: _Blocking) -> tuple[View, View | None]:
         taps, bias = pack_weights(b, s, k.nv)
-        packed = b.temp((k.panels, (self.m + 2) ** 2 * s.channels, k.nv * b.vl))
-        chunk = PACK_CHUNK
-        b.step("conv_winograd_weights", [taps], [packed], dict(m=self.m, IC=s.channels, nv=k.nv, chunk=chunk),
-               tiles=k.panels * ceil(s.channels / chunk), why=f"{(self.m + 2) ** 2} points")
+        packed = b.temp((k.panels, (self.m + 2) ** 2 * k.weights_step))
+        params = dict(m=self.m, IC=s.channels, nv=k.nv, weights_step=k.weights_step, chunk=PACK_CHUNK)
+        b.step("conv_winograd_weights", [taps], [packed], params, tiles=k.panels * ceil(s.channels / PACK_CHUNK),
+               why=f"{(self.m + 2) ** 2} points")
         return packed, bias

@@ -78,7 +78,8 @@ cdef struct conv_winograd_params:
     int64_t OC
     int64_t nv, panels              # vectors of a panel
     int64_t panel_block             # panels of one piece of work
-    int64_t dst_step                # M: elements between points
+    int64_t weights_step            # U: elements between points
+    int64_t dst_step                # M: likewise
     int64_t has_bias, has_add
     int64_t post_op                 # unary function after low/high, or -1
     double low, high
@@ -86,7 +87,7 @@ cdef struct conv_winograd_params:
 
 
 cdef int conv_winograd(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0] the source, or V; src[1] U, (panels, P * IC, nv * vl); then bias and what is added
+    # src[0] the source, or V; src[1] U, (panels, P * weights_step); then bias and what is added
     cdef const conv_winograd_params *p = <const conv_winograd_params *>args.params
     cdef const winograd_source *s = <const winograd_source *>p
     cdef int64_t groups = (p.tiles + p.group - 1) // p.group
@@ -130,7 +131,7 @@ cdef void multiply_points(const conv_winograd_params *p, const cnx_args *args, c
     g.accumulate = 0
     for i in range(n_points):
         g.a = points + i * p.src_step
-        g.b = <const float *>args.src[1].data + (panel * n_points + i) * p.IC * width
+        g.b = <const float *>args.src[1].data + (panel * n_points + i) * p.weights_step
         g.c = products + i * p.dst_step
         worker.simd.gemm_rows(&g)
 
@@ -180,6 +181,7 @@ cdef void finish_tile(const conv_winograd_params *p, cnx_worker *worker, const c
 cdef struct conv_winograd_weights_params:
     int64_t m, IC
     int64_t nv
+    int64_t weights_step
     int64_t chunk                   # input channels of one piece of work
 
 
@@ -190,9 +192,9 @@ cdef int conv_winograd_weights(const cnx_args *args, cnx_worker *worker) noexcep
     cdef int64_t chunks = (p.IC + p.chunk - 1) // p.chunk, panel = worker.tile // chunks, k
     cdef int64_t first = worker.tile % chunks * p.chunk
     cdef const float *taps = <const float *>args.src[0].data + panel * 9 * p.IC * width
-    cdef float *points = <float *>args.dst[0].data + panel * n_points * p.IC * width
+    cdef float *points = <float *>args.dst[0].data + panel * n_points * p.weights_step
     for k in range(first, imin(first + p.chunk, p.IC)):
-        worker.simd.winograd_weights(<int32_t>p.m, taps + k * width, p.IC * width, points + k * width, p.IC * width, width)
+        worker.simd.winograd_weights(<int32_t>p.m, taps + k * width, p.IC * width, points + k * width, p.weights_step, width)
     return CNX_OK
 
 
