@@ -28,10 +28,10 @@ demo: $(VENV)/stamp-native $(VENV)/stamp-demo $(VENV)/stamp-plugins $(VENV)/stam
 	$(VENV)/bin/cnnext demo text
 
 test: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
-	$(PY) -m pytest -q -m "not slow" tests plugins
+	$(PY) -m pytest -q -n auto --dist worksteal -m "not slow" tests plugins
 
 test-all: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
-	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q tests plugins
+	CNNEXT_TEST_PROFILE=explore $(PY) -m pytest -q -n auto --dist worksteal tests plugins
 
 bench: $(VENV)/stamp-native $(VENV)/stamp-test $(VENV)/stamp-plugins $(VENV)/stamp-models
 	$(PY) -m benchmarks
@@ -81,7 +81,7 @@ $(VENV)/stamp-native: $(NATIVE_SOURCES) $(VENV)/flavour $(VENV)/stamp-tools
 
 # The first-party plugins, editable: packages of their own that build against the cnnext installed here.
 $(VENV)/stamp-plugins: $(wildcard plugins/*/pyproject.toml plugins/*/setup.py plugins/*/*/*.pyx plugins/*/*/*.c) \
-    $(VENV)/stamp-native | $(VENV)/stamp-test
+    $(VENV)/stamp-native | $(VENV)/stamp-demo
 	$(PIP) install --no-build-isolation --no-deps $(addprefix --editable ,$(wildcard plugins/cnnext-*))
 	@touch $@
 

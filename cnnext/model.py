@@ -31,6 +31,9 @@ class Model:
     name : str, optional
     num_threads : int, optional
         Workers; by default what the machine, the container and ``OMP_NUM_THREADS`` allow. Results do not depend on it.
+    exact : bool
+        Add sums up as they are defined. By default convolutions may be computed by faster algorithms (Winograd), within
+        1e-4 of the largest magnitude.
 
     Examples
     --------
@@ -40,12 +43,12 @@ class Model:
     """
 
     def __init__(self, inputs: Value | Sequence[Value], outputs: Value | Sequence[Value], name: str = "model",
-                 num_threads: int | None = None):
+                 num_threads: int | None = None, exact: bool = False):
         self.name = name
         ins, outs = _values(name, "inputs", inputs), _values(name, "outputs", outputs)
         self.graph = Graph(ins, outs, ancestors(outs))
         self._check_graph()
-        self._runner = Runner(self.graph, num_threads)
+        self._runner = Runner(self.graph, num_threads, exact=exact)
         self._trainer: Trainer | None = None
         self.metadata: dict[str, str] = {}
         self.optimizer: Any = None
@@ -85,6 +88,15 @@ class Model:
     @num_threads.setter
     def num_threads(self, value: int | None) -> None:
         self._runner.num_threads = resolve_threads(value)
+
+    @property
+    def exact(self) -> bool:
+        """Whether sums are added up as they are defined."""
+        return self._runner.exact
+
+    @exact.setter
+    def exact(self, value: bool) -> None:
+        self._runner.exact = value
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -240,12 +252,13 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         from cnnext.serialization import to_bytes
 
-        return {"file": to_bytes(self), "num_threads": self.num_threads}
+        return {"file": to_bytes(self), "num_threads": self.num_threads, "exact": self.exact}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from cnnext.serialization import load
 
         self.__dict__.update(load(state["file"], num_threads=state["num_threads"]).__dict__)
+        self.exact = state["exact"]
 
 
 class Sequential(Model):
@@ -265,7 +278,7 @@ class Sequential(Model):
     """
 
     def __init__(self, layers: Iterable[Layer | Value], input_shape: Sequence[int | None] | None = None,
-                 name: str = "sequential", num_threads: int | None = None):
+                 name: str = "sequential", num_threads: int | None = None, exact: bool = False):
         chain = list(layers)
         if chain and isinstance(chain[0], Value):
             x = chain.pop(0)
@@ -285,7 +298,7 @@ class Sequential(Model):
                                          layer.name))
         if not chain:
             raise ValueError(message(f"model {name!r}", "layers", "be one layer or more", chain))
-        super().__init__(x, y, name, num_threads)
+        super().__init__(x, y, name, num_threads, exact)
 
 
 def as_float32(x: Any) -> np.ndarray:

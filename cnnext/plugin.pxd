@@ -156,6 +156,23 @@ cdef extern from "cnnext_plugin.h" nogil:
         int64_t post_op
         const float *post
 
+    ctypedef struct cnx_winograd:
+        int32_t m
+        int64_t rows
+        int64_t cols
+        int64_t channels
+        const float *src
+        int64_t src_step
+        float *dst
+        int64_t dst_row
+        int64_t dst_pixel
+        const float *bias
+        const float *add
+        int64_t add_row
+        int64_t add_pixel
+        float low
+        float high
+
     ctypedef struct cnx_simd:
         uint32_t abi
         uint32_t size
@@ -201,6 +218,10 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*depthwise_row)(const cnx_depthwise *t) noexcept nogil
         void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
                            const float *p) noexcept nogil
+        void (*winograd_src)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n) noexcept nogil
+        void (*winograd_dst)(const cnx_winograd *w) noexcept nogil
+        void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,
+                                 int64_t n) noexcept nogil
         void (*binary_rows)(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
                             int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n) noexcept nogil
         void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,

@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnext.errors import KernelError, PluginError, message, unknown
+from cnnext.errors import CnnextError, KernelError, PluginError, message, unknown
 from cnnext.layers import IMPORTED, LAYERS
 from cnnext.layers import layer_class as builtin_class
 
@@ -238,13 +238,13 @@ def onnx_rule(domain: str, op_type: str) -> Any:
         If the rule cannot be imported, or several distributions have one.
     """
     name = f"{domain or 'ai.onnx'}/{op_type}"
-    found = [entry for entry in _onnx_entries(tuple((folder, _changed(folder)) for folder in sys.path))
-             if entry.name == name and _is_allowed(entry.distro.name)]
-    if len({entry.distro.name for entry in found}) > 1:
-        owners = " and ".join(sorted(entry.distro.name for entry in found))
-        raise PluginError(f"the ONNX operator {name!r} is provided by {owners}. Uninstall one of them, or name the others "
-                          f"in {_ALLOWED}.")
-    return _load_rule(found[0]) if found else None
+    found = _onnx_entries(tuple((folder, _changed(folder)) for folder in sys.path))
+    entries = {_plugin(entry): entry for entry in found if entry.name == name and _is_allowed(entry.distro.name)}
+    owners = sorted({plugin.distribution for plugin in entries})
+    if len(owners) > 1:
+        raise PluginError(f"the ONNX operator {name!r} is provided by {' and '.join(owners)}. Uninstall one of them, or "
+                          f"name the others in {_ALLOWED}.")
+    return _load_rule(*next(iter(entries.items()))) if entries else None
 
 
 @lru_cache(maxsize=4)
@@ -252,13 +252,25 @@ def _onnx_entries(folders: tuple[tuple[str, int], ...]) -> list[Any]:
     return _entries([folder for folder, _ in folders], ONNX_GROUP)[0]
 
 
-def _load_rule(entry: Any) -> Any:
-    owner = f"{entry.distro.name} {entry.distro.version}, entry point {entry.name}"
+def _load_rule(plugin: Plugin, entry: Any) -> Callable[[Any], Any]:
     try:
-        return entry.load()
+        rule = entry.load()
     except (Exception, SystemExit) as error:
-        raise PluginError(f"the rule of the ONNX operator {entry.name!r} cannot be imported: {type(error).__name__}: "
-                          f"{error} ({owner}). Type: pip install --force-reinstall {entry.distro.name}") from error
+        raise PluginError(f"the rule of the ONNX operator {plugin.name!r} cannot be imported: {type(error).__name__}: "
+                          f"{error} ({plugin}). Type: pip install --force-reinstall {plugin.distribution}") from error
+
+    @wraps(rule)
+    def contained_rule(site: Any) -> Any:
+        from cnnext.graph.stages import WaitsForData
+
+        try:
+            return rule(site)
+        except (ValueError, CnnextError, WaitsForData):     # what it says of the operator, and what it has to wait for
+            raise
+        except Exception as error:
+            raise PluginError(f"{site.layer.where}: its rule raised {type(error).__name__}: {error} ({plugin}).") from error
+
+    return contained_rule
 
 
 # Graph passes
@@ -362,15 +374,19 @@ def _scan(folders: tuple[tuple[str, int], ...], group: str) -> Scan:
     entries, faults = _entries(path, group)
     plugins: dict[Plugin, None] = {}
     for entry in entries:
-        target = f"{entry.module_name}:{entry.object_name}" if entry.object_name else entry.module_name
-        owner = entry.distro
-        found = Plugin(entry.name, owner.name.replace("_", "-"), (owner.version or "unknown").partition("-py")[0], target)
+        found = _plugin(entry)
         fault = _fault(entry, group)
         if fault:
             faults.append(f"{found}: {fault}")
         else:
             plugins[found] = None
     return Scan(tuple(plugins), tuple(faults))
+
+
+def _plugin(entry: Any) -> Plugin:
+    target = f"{entry.module_name}:{entry.object_name}" if entry.object_name else entry.module_name
+    owner = entry.distro
+    return Plugin(entry.name, owner.name.replace("_", "-"), (owner.version or "unknown").partition("-py")[0], target)
 
 
 def _fault(entry: Any, group: str) -> str:

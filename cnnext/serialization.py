@@ -116,7 +116,8 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
         raise ModelFileError(f"{where}: {error}") from None
     except PluginError as error:
         raise ModelFileError(f"{where}: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError,
+            RecursionError) as error:
         raise ModelFileError(f"{where}: the graph cannot be rebuilt: {error}") from error
 
 

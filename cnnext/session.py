@@ -36,6 +36,8 @@ class InferenceSession:
         Workers; results do not depend on it.
     external_data : bool
         Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
+    exact : bool
+        Add sums up as they are defined, as in ``Model``; so does a model that has it.
 
     Raises
     ------
@@ -43,13 +45,15 @@ class InferenceSession:
         If the file cannot be read.
     """
 
-    def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False):
+    def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
+                 exact: bool = False):
         if not isinstance(model, Model):
             from cnnext.serialization import load
 
             model = load(model, external_data=external_data)
         self._model = model
-        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads))
+        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)
+        self._names = [v.name for v in self._runner.graph.inputs]
 
     def get_inputs(self) -> list[NodeArg]:
         """Names, shapes and types of the inputs."""
@@ -76,14 +80,7 @@ class InferenceSession:
         -------
         list of ndarray
         """
-        names = [v.name for v in self._runner.graph.inputs]
-        for name in input_feed:
-            if name not in names:
-                raise ValueError("session: " + unknown("input", name, names))
-        for name in names:
-            if name not in input_feed:
-                raise ValueError(message("session", "input_feed", f"contain {name!r}", list(input_feed)))
-        results = self._runner.run([input_feed[name] for name in names], outputs)
+        results = self._runner.run(self._arrays(input_feed), outputs)
         if output_names is None:
             return results
         by_name = dict(zip((v.name for v in self._runner.graph.outputs), results, strict=True))
@@ -91,6 +88,17 @@ class InferenceSession:
             if name not in by_name:
                 raise ValueError("session: " + unknown("output", name, by_name))
         return [by_name[name] for name in output_names]
+
+    def _arrays(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The feed in the order of the inputs, whose names it must have."""
+        names = self._names
+        for name in feed:
+            if name not in names:
+                raise ValueError("session: " + unknown("input", name, names))
+        for name in names:
+            if name not in feed:
+                raise ValueError(message("session", "input_feed", f"contain {name!r}", list(feed)))
+        return [feed[name] for name in names]
 
     def plan(self, *shapes: Sequence[int]) -> Plan:
         """The plan for these input shapes, for ``plan.explain()``."""
@@ -101,10 +109,10 @@ class InferenceSession:
         self._runner.trim()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self._model, "num_threads": self._runner.num_threads}
+        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], state["num_threads"])  # type: ignore[misc]
+        self.__init__(state["model"], state["num_threads"], exact=state["exact"])  # type: ignore[misc]
 
 
 def _with_output_names(model: Model) -> Graph:

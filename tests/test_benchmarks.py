@@ -25,10 +25,18 @@ def test_kernels(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [("dw", 9, 5, 3, 2, "silu")])
     monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
     program.main()
-    shown = capsys.readouterr().out
-    rows = re.findall(r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
+    row = r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
     assert rows[:3] == ["conv", "dw 9, 5", "planes to pixels (3, 224, 224)"]
     assert rows[-1] == "softmax (118, 158, 2)"
+
+
+def test_winograd(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.winograd.SHAPES", [("wide", 28, 64, 64, 3, 1), ("narrow", 5, 3, 4, 3, 1)])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "winograd", "--quick"])
+    program.main()
+    rows = re.findall(r"^(wide|narrow) +1 .*(F\(4x4\)|F\(2x2\)|direct) ", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("wide", "F(4x4)"), ("narrow", "direct")]
 
 
 def test_plugins(monkeypatch, capsys):
@@ -83,3 +91,16 @@ def test_unknown_name(monkeypatch, capsys):
 def test_peak(level):
     peak = machine.peak_gflops(level, runs=1)
     assert peak is None or peak > 0.1
+
+
+def test_peers(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("benchmarks.peers.NETWORKS", ("lenet5",))
+    monkeypatch.setattr("benchmarks.peers.ENGINES", {"cnnext": None, "onnxruntime": None})
+    monkeypatch.setattr("benchmarks.peers.PICTURE", tmp_path / "peers.png")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "--quick"])
+    program.main()
+    shown = capsys.readouterr().out
+    assert re.search(r"^lenet5 +1 +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
+    assert re.search(r"^geometric mean, batch 1: [\d.]+, least [\d.]+ ", shown, re.MULTILINE)
+    assert (tmp_path / "peers.png").stat().st_size > 1000

@@ -14,6 +14,7 @@ from importlib import import_module
 from cnnext.errors import CnnextError
 
 COMMANDS = {
+    "bench": "time a model, and other engines on it",
     "demo": "train LeNet-5 on handwritten digits, or read the text of a page",
     "info": "show this installation, or a model file",
     "plugins": "list, check and write layer plugins",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Parameter:
 
     __slots__ = ("data", "name", "trainable", "version")
 
+    changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
+
     def __init__(self, name: str, data: np.ndarray, trainable: bool = True):
         self.name = name
         self.data = np.ascontiguousarray(data, dtype=np.float32)
@@ -42,7 +44,12 @@ class Parameter:
     def assign(self, array: np.ndarray) -> None:
         """Copy new contents into the same memory."""
         self.data[...] = array
+        self.changed()
+
+    def changed(self) -> None:
+        """Note that the contents have changed."""
         self.version += 1
+        Parameter.changes += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, shape={self.data.shape})"
@@ -87,7 +94,16 @@ class Value:
     @property
     def is_fixed(self) -> bool:
         """True for what is computed from parameters and constants alone: once for many runs."""
-        return self.is_persistent or self.node is not None and all(v.is_fixed for v in self.node.reads)
+        left, seen = [self], set()
+        while left:  # chains are longer than Python's recursion is deep
+            value = left.pop()
+            if value.is_persistent or value in seen:
+                continue
+            if value.node is None:
+                return False
+            seen.add(value)
+            left += value.node.reads
+        return True
 
     def with_batch(self, batch: int) -> Shape:
         """The shape with its first extent set where that is open."""
@@ -176,6 +192,8 @@ class Graph:
         What remains to be done when this graph is the first stage of another.
     shares_batch : bool
         Whether the first axis of all inputs is one batch, of at least one sample.
+    folded_bytes : int
+        Of the constants that were computed while the graph was made.
     """
 
     def __init__(self, inputs: Iterable[Value], outputs: Iterable[Value], nodes: Iterable[Node] = (),
@@ -189,6 +207,7 @@ class Graph:
         self.random_streams = 0
         self.rest: Rest | None = None
         self.shares_batch = True
+        self.folded_bytes = 0
 
     def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +19,46 @@ from cnnext.layers.layer import Layer
 from cnnext.plugins import contained
 
 ALIGN_BYTES = 64
+MAX_AXES = 32  # NumPy 1 takes no more
 MAX_ELEMENTS = 2**38  # 1 TiB of float32: a shape beyond that is a mistake, and offsets stay far from overflow
+
+
+def memory_limit() -> int:
+    """Bytes that one plan may ask for: ``CNNEXT_MEMORY_LIMIT``, by default what the machine or the container has.
+
+    Whoever opens the models of others sets it lower: a file of a hundred bytes can describe terabytes.
+    """
+    given = os.environ.get("CNNEXT_MEMORY_LIMIT", "")
+    if not given:
+        return _machine_bytes()
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise ValueError(message("environment", "CNNEXT_MEMORY_LIMIT", "be a whole number of bytes", given))
+    return int(given)
+
+
+@lru_cache(maxsize=1)
+def _machine_bytes() -> int:
+    """The machine's memory, or less where a cgroup (v2, v1) allows less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):   # no such file, or "max"
+            pass
+    return min(limits)
+
+
+def check_memory(where: str, n_bytes: int) -> None:
+    """Refuse what is beyond the limit before it is allocated.
+
+    Raises
+    ------
+    ValueError
+    """
+    limit = memory_limit()
+    if n_bytes > limit:
+        raise ValueError(message(where, "memory", f"be at most {limit} bytes (CNNEXT_MEMORY_LIMIT, or what there is)",
+                                 n_bytes))
 
 
 class Storage:
@@ -223,8 +266,11 @@ def _concrete(value: Value) -> tuple[int, ...]:
     if any(n is None for n in value.shape):
         raise ValueError(message(value.name, "shape", "be known when the plan is made", value.shape))
     shape = tuple(int(n) for n in value.shape if n is not None)
+    if len(shape) > MAX_AXES:
+        raise ValueError(message(value.name, "shape", f"have at most {MAX_AXES} axes", shape))
     if prod(shape) > MAX_ELEMENTS:
         raise ValueError(message(value.name, "shape", f"have at most {MAX_ELEMENTS} elements", shape))
+    check_memory(value.name, prod(shape) * value.dtype.itemsize)
     return shape
 
 
@@ -240,14 +286,14 @@ def plan_arena(lifetimes: dict[Storage, tuple[int, int]]) -> int:
     for storage, (first, last) in sorted(lifetimes.items(), key=lambda item: (-item[0].n_bytes, item[1])):
         n_bytes = -(-max(storage.n_bytes, 1) // ALIGN_BYTES) * ALIGN_BYTES
         offset = 0
-        for start, end, other_first, other_last in sorted(placed):
+        for start, end, other_first, other_last in placed:
             if other_first > last or other_last < first:
                 continue
             if offset + n_bytes <= start:
                 break
             offset = max(offset, end)
         storage.offset_bytes = offset
-        placed.append((offset, offset + n_bytes, first, last))
+        insort(placed, (offset, offset + n_bytes, first, last))
         total = max(total, offset + n_bytes)
     return total
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from cnnext.graph.memory import (
     Storage,
     View,
     aligned_bytes,
+    check_memory,
     guarded_empty,
     harmed,
     lifetimes,
@@ -30,6 +32,9 @@ from cnnext.graph.memory import (
 )
 from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
+
+if TYPE_CHECKING:
+    from cnnext.graph.profile import Profile
 
 # By their codes in cnnext_plugin.h; element types that have none there are numbered from CNX_OTHER_DTYPE on as they come.
 DTYPES: dict[int, Any] = dict(enumerate(map(np.dtype, (
@@ -52,6 +57,11 @@ def dtype_code(dtype: np.dtype) -> int:
 # Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
 # (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
 PARALLEL_THRESHOLD = 1_000_000
+
+
+def switched_on(name: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(name, "0") not in ("", "0")
 
 
 @dataclass
@@ -92,9 +102,11 @@ class PlanBuilder:
     tile_rows : list of int
         Rows of the full GEMM tile for a panel of 1, 2, ... vectors.
     training : bool
+    exact : bool
+        Sums are to be added up as they are defined: no Winograd.
     """
 
-    def __init__(self, graph: Graph, level: str):
+    def __init__(self, graph: Graph, level: str, exact: bool = False):
         info = executor.level_info(level)
         if info is None:
             raise ValueError(f"plan: `isa` must be one of {executor.levels()} on this machine. Received isa={level!r}.")
@@ -103,6 +115,7 @@ class PlanBuilder:
         self.max_nv: int = info["max_nv"]
         self.tile_rows: list[int] = info["tile_rows"]
         self.training = graph.training
+        self.exact = exact or switched_on("CNNEXT_EXACT")
         self.steps: list[Step] = []
         self.prologue: list[Step] = []
         self._graph = graph
@@ -186,14 +199,15 @@ class PlanBuilder:
             self.prologue = [s for s in self.prologue if all(v.storage is not storage for v in s.dst)]
 
     def _is_constant(self, step: Step) -> bool:
-        def fixed(view: View) -> bool:
-            storage = view.storage
-            return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
-
-        return bool(step.src) and all(map(fixed, step.src)) and all(
+        return bool(step.src) and all(map(self.is_fixed, step.src)) and all(
             v.storage.kind in ("arena", "prologue") and not v.storage.shared and v.storage not in self._written
             for v in step.dst
         )
+
+    def is_fixed(self, view: View) -> bool:
+        """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
+        storage = view.storage
+        return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""
@@ -218,6 +232,8 @@ class Plan:
     guard : bool
         Give every value memory of its own between guard zones, and check them after each run: for tests and for
         looking into a plugin.
+    exact : bool
+        Sums are added up as they are defined: no Winograd. So does ``CNNEXT_EXACT=1``, for all plans.
 
     Notes
     -----
@@ -225,8 +241,8 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str, guard: bool = False):
-        builder = PlanBuilder(graph, level)
+    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False):
+        builder = PlanBuilder(graph, level, exact)
         builder.lower_graph()
         self.graph = graph
         self.guard = guard
@@ -245,12 +261,17 @@ class Plan:
             self.arena_bytes = plan_arena(spans)
             for storage, host in hosts.items():
                 storage.offset_bytes = host.offset_bytes
-        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue")
+        read = {v.storage for step in self.steps for v in step.src} | {v.storage for v in self.outputs}
+        self._intermediates = [s for s in self._storages if s.kind == "prologue" and s not in read]
+        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue" and s in read)
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
+        made = sum(v.storage.n_bytes for v in self.outputs)
+        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
         self._versions: list[int] | None = None
+        self._changes = -1
         self._lock = new_lock(self)
         self._idle: list[_Context] = []
 
@@ -299,16 +320,22 @@ class Plan:
 
     def prepare(self) -> None:
         """Compute what depends on parameters and constants alone (packed weights), unless it is up to date."""
+        changes = Parameter.changes
+        if changes == self._changes:
+            return
         versions = [p.version for p in self._parameters]
         with self._lock:
             if versions == self._versions:
+                self._changes = changes
                 return
             for storage in self._storages:
                 if storage.kind == "prologue" and storage.array is None:
                     storage.array = aligned_bytes(storage.n_bytes)
             if self._prologue:
                 self.program(self._prologue).run(1)
-            self._versions = versions
+            for storage in self._intermediates:
+                storage.array = None
+            self._versions, self._changes = versions, changes
 
     def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,
             outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
@@ -360,6 +387,33 @@ class Plan:
         from cnnext.graph.explain import explain
 
         return explain(self)
+
+    def profile(self, inputs: Sequence[np.ndarray] | None = None, n_threads: int = 1, runs: int = 20) -> Profile:
+        """What each step takes: a table when printed, and a Chrome trace (``save_trace``).
+
+        Parameters
+        ----------
+        inputs : list of ndarray, optional
+            Random numbers by default.
+        n_threads : int
+        runs : int
+            Of which each step's fastest counts.
+        """
+        from cnnext.graph.profile import profile
+
+        return profile(self, inputs, n_threads, runs)
+
+    def timed(self, inputs: Sequence[np.ndarray], n_threads: int, runs: int) -> np.ndarray:
+        """Seconds of each step's fastest run."""
+        self.prepare()
+        context = _Context(self)
+        context.program.profile(True)
+        outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
+        seconds = np.full(len(self.steps), np.inf)
+        for _ in range(max(runs, 1)):
+            context.run(inputs, outputs, n_threads)
+            seconds = np.minimum(seconds, context.program.seconds())
+        return seconds
 
 
 class _Context:

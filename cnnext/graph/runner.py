@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
-from cnnext.graph.plan import Plan
+from cnnext.graph.plan import Plan, switched_on
 from cnnext.graph.stages import Rest
 from cnnext.isa import default_level
 from cnnext.threads import limited, new_lock, resolve_threads
@@ -33,13 +32,18 @@ class Runner:
         Workers of a run; by default what the machine, the container and ``OMP_NUM_THREADS`` allow.
     contents : set of int
         Inputs whose contents the plan depends on.
+    exact : bool
+        Sums are added up as they are defined: no Winograd.
     """
 
-    def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = ()):
+    def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = (),
+                 exact: bool = False):
         self.graph = graph
+        self.exact = exact
         self.num_threads = resolve_threads(num_threads)
         self._contents = sorted(contents)
         self._stages: OrderedDict[tuple[Any, ...], _Stage] = OrderedDict()
+        self._latest: _Latest | None = None
         self._lock = new_lock(self)
 
     def plan(self, shapes: Sequence[Shape]) -> Plan:
@@ -50,15 +54,17 @@ class Runner:
         return self._stage(tuple(tuple(s) for s in shapes), {}).plan
 
     def _stage(self, shapes: tuple[Shape, ...], known: dict[int, np.ndarray]) -> _Stage:
-        key = (shapes, *(array.tobytes() for array in known.values()))
+        key = (shapes, self.exact, *(array.tobytes() for array in known.values()))
         with self._lock:
             if key in self._stages:
                 self._stages.move_to_end(key)
                 return self._stages[key]
         graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
-        plan = Plan(optimize(graph), default_level(), _switched_on("CNNEXT_GUARD"))
-        following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents) if graph.rest is not None else None
-        if _switched_on("CNNEXT_VERBOSE"):
+        plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact)
+        following = None
+        if graph.rest is not None:
+            following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents, self.exact)
+        if switched_on("CNNEXT_VERBOSE"):
             print(plan.explain(), file=sys.stderr)
         with self._lock:
             self._stages[key] = stage = _Stage(plan, graph.rest, following)
@@ -68,6 +74,9 @@ class Runner:
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
+        latest = self._latest
+        if latest is not None and outputs is None and all(map(_is_like, inputs, latest.likes)):
+            return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
@@ -79,6 +88,8 @@ class Runner:
         if stage.rest is None or stage.following is None:
             if outputs is not None:
                 check_outputs(stage.plan, arrays, outputs)
+            if not self._contents:
+                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], stage.plan)
             return stage.plan.run(arrays, n_threads, outputs)
         return stage.following._run(stage.rest.feeds(stage.plan.run(arrays, n_threads)), outputs, n_threads)
 
@@ -86,6 +97,7 @@ class Runner:
         """Drop all plans and give their memory back."""
         with self._lock:
             self._stages.clear()
+            self._latest = None
 
 
 @dataclass
@@ -97,8 +109,16 @@ class _Stage:
     following: Runner | None
 
 
-def _switched_on(name: str) -> bool:
-    return os.environ.get(name, "0") not in ("", "0")
+@dataclass(frozen=True)
+class _Latest:
+    """What the last run's inputs were like, checked then, and their plan: most runs are like the one before."""
+
+    likes: list[tuple[Shape, np.dtype]]
+    plan: Plan
+
+
+def _is_like(array: np.ndarray, like: tuple[Shape, np.dtype]) -> bool:
+    return type(array) is np.ndarray and array.shape == like[0] and array.dtype == like[1] and array.flags.c_contiguous
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:

@@ -199,6 +199,23 @@ typedef struct cnx_depthwise {
     const float *post;
 } cnx_depthwise;
 
+/* The result of one tile of a Winograd convolution F(m x m, 3 x 3), A^T M A with all that follows it, from the (m + 2)^2
+ * products M, `src_step` apart, for `channels` contiguous channels. Rows of the products and the bias (or NULL) are padded to
+ * whole vectors. Of the m x m pixels only the first `rows` x `cols` are written (and read from `add`, or NULL):
+ * dst = min(max(A^T M A + bias + add, low), high). */
+typedef struct cnx_winograd {
+    int32_t m;                 /* 2 or 4 */
+    int64_t rows, cols, channels;
+    const float *src;
+    int64_t src_step;
+    float *dst;
+    int64_t dst_row, dst_pixel;
+    const float *bias;
+    const float *add;
+    int64_t add_row, add_pixel;
+    float low, high;
+} cnx_winograd;
+
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and
  * results may be the same row (x == y), never overlap otherwise. */
 typedef struct cnx_simd {
@@ -260,6 +277,12 @@ typedef struct cnx_simd {
     /* unary on `rows` rows of n floats */
     void (*unary_rows)(int32_t op, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n,
                        const float *p);
+    /* Winograd's transforms, m = 2 or 4. Of a tile of (m + 2)^2 pixels, by pointers, with n channels: row i of dst = row i of
+     * B^T d B; rows are written in whole vectors, zero beyond n. */
+    void (*winograd_src)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n);
+    void (*winograd_dst)(const cnx_winograd *w);
+    /* G g G^T of the nine taps of n filters, n whole vectors: tap t is src + t * src_step. */
+    void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n);
     /* binary, and prelu, on `rows` rows of n floats */
     void (*binary_rows)(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
                         int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n);

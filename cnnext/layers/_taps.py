@@ -11,19 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from cnnext._native.executor import UNARY
 from cnnext.geometry import PaddingPairs
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._algorithms import (
+    TILES_WANTED,
+    Algorithm,
+    Pair,
+    Tap,
+    TapSum,
+    lower_cheapest,
+    pack_weights,
+    panel_vectors,
+    product_cycles,
+    streaming_cycles,
+)
 from cnnext.layers._rows import row_step
-
-Pair = tuple[int, int]
-Tap = tuple[int, int, int, int]  # dh, dw, kh, kw
+from cnnext.layers._winograd import Winograd
 
 TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
 MIN_TILE_MACS = 50_000
-TILES_WANTED = 16           # so that a worker that is preempted delays the step by at most 1/16
 PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, next to source rows and results
 # A larger panel does not stay in L2 (1 to 2 MB): every tile streams it from L3 or memory, at 4 to 8 bytes a cycle, while a
 # core does 32 to 64 FMAs in one; so many pixels share a weight that is read. CREPE's 64x1 on 1024 channels: 2.3x faster.
@@ -191,56 +199,54 @@ def _phase_view(view: View, row: int, col: int, strides: Pair) -> View:
     return view.sliced(1, row, view.shape[1], strides[0]).sliced(2, col, view.shape[2], strides[1])
 
 
-def panel_vectors(b: PlanBuilder, channels: int) -> int:
-    """Vectors of a panel: the widest that wastes least of the last panel; one-vector panels read more of the source."""
-    vectors = ceil(channels / b.vl)
-
-    def cost(nv: int) -> tuple[float, int]:
-        return ceil(vectors / nv) * nv * (1.1 if nv == 1 else 1.0), -nv
-
-    return min(range(1, b.max_nv + 1), key=cost)
-
-
 def _lower_taps(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, taps: Sequence[Tap],
                 strides: Pair, groups: int, backward: bool, epilogue: Epilogue, add: View | None) -> None:
-    k = src.shape[3] // groups
-    oc = dst.shape[3] // groups
-    nv = panel_vectors(b, oc)
-    width = nv * b.vl
-    panels = ceil(oc / width)
-    packed, packed_bias = _pack(b, weights, bias, taps, groups, k, oc, nv, panels, backward)
     if [t[:2] for t in taps] == [(0, 0)] and strides == (1, 1) and src.shape[:3] == dst.shape[:3]:
         src, dst, add = _flatten_pixels(src, dst, add)
-    tile = _Tile.choose(b, src, dst, taps, strides, k, groups * panels, nv)
-    post, constants = epilogue.post if epilogue.post is not None else (None, ())
-    p0, p1 = (*constants, 0.0, 0.0)[:2]
-    params = dict(
-        G=groups, IC=k, OC=oc, SH=strides[0], SW=strides[1], n_seg=len(tile.segments), seg_len=tile.seg_len,
-        seg_block=tile.seg_block, nv=nv, panels=panels, rows=tile.rows, cols=tile.cols, panel_block=tile.panel_block,
-        copy=tile.copy, dh_min=tile.dh_min, dw_min=tile.dw_min, copy_rows=tile.copy_rows, copy_cols=tile.copy_cols,
-        copy_ld=tile.copy_ld, copy_row=tile.copy_row, has_bias=bias is not None, has_add=add is not None,
-        post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0, post_1=p1,
-    )
-    sources = [src, packed, b.table(tile.segments or [(0, 0, 0)])]
-    sources += [packed_bias] if packed_bias is not None else []
-    sources += [add] if add is not None else []
-    tiles = (dst.shape[0] * ceil(dst.shape[1] / tile.rows) * ceil(dst.shape[2] / tile.cols)
-             * ceil(groups * panels / tile.panel_block))
-    b.step("conv_direct", sources, [dst], params, tiles=tiles, scratch_bytes=tile.scratch_bytes,
-           macs=dst.size * len(taps) * k, why=tile.why(nv, b.tile_rows[nv - 1]))
+    lower_cheapest(b, TapSum(src, weights, bias, dst, taps, strides, groups, backward, epilogue, add), ALGORITHMS)
 
 
-def _pack(b: PlanBuilder, weights: View, bias: View | None, taps: Sequence[Tap], groups: int, k: int, oc: int, nv: int,
-          panels: int, backward: bool) -> tuple[View, View | None]:
-    width = nv * b.vl
-    packed = b.temp((groups * panels, max(len(taps) * k, 1), width))
-    packed_bias = b.temp((groups * panels, width)) if bias is not None else None
-    src = [weights, b.table([tap[2:] for tap in taps] or [(0, 0)])] + ([bias] if bias is not None else [])
-    dst = [packed] + ([packed_bias] if packed_bias is not None else [])
-    params = dict(G=groups, K=k, OC=oc, n_taps=len(taps), nv=nv, panels=panels, backward=backward,
-                  has_bias=bias is not None)
-    b.step("conv_pack_weights", src, dst, params, tiles=groups * panels, why=f"panels of {width} channels")
-    return packed, packed_bias
+class Direct:
+    """The sum as it is written: any taps, strides and groups."""
+
+    name = "direct"
+
+    def refusal(self, b: PlanBuilder, s: TapSum) -> str:
+        """Never: it computes all."""
+        return ""
+
+    def cost(self, b: PlanBuilder, s: TapSum) -> float:
+        """Products against the weights that stream in meanwhile."""
+        nv = panel_vectors(b, s.filters)
+        depth, width = len(s.taps) * s.channels, ceil(s.filters / (nv * b.vl)) * nv * b.vl
+        pixels = s.dst.shape[0] * s.dst.shape[1] * s.dst.shape[2]
+        return max(s.groups * product_cycles(b, pixels, depth, width),
+                   streaming_cycles(4 * s.groups * depth * width, ceil(pixels / STREAMING_PIXELS)))
+
+    def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
+        """One step, after the packing of the weights."""
+        k, oc, groups = s.channels, s.filters, s.groups
+        nv = panel_vectors(b, oc)
+        panels = ceil(oc / (nv * b.vl))
+        packed, bias = pack_weights(b, s, nv)
+        tile = _Tile.choose(b, s.src, s.dst, s.taps, s.strides, k, groups * panels, nv)
+        params = dict(
+            G=groups, IC=k, OC=oc, SH=s.strides[0], SW=s.strides[1], n_seg=len(tile.segments), seg_len=tile.seg_len,
+            seg_block=tile.seg_block, nv=nv, panels=panels, rows=tile.rows, cols=tile.cols,
+            panel_block=tile.panel_block, copy=tile.copy, dh_min=tile.dh_min, dw_min=tile.dw_min,
+            copy_rows=tile.copy_rows, copy_cols=tile.copy_cols, copy_ld=tile.copy_ld, copy_row=tile.copy_row,
+            **s.epilogue_params(),
+        )
+        sources = [s.src, packed, b.table(tile.segments or [(0, 0, 0)])]
+        sources += [bias] if bias is not None else []
+        sources += [s.add] if s.add is not None else []
+        tiles = (s.dst.shape[0] * ceil(s.dst.shape[1] / tile.rows) * ceil(s.dst.shape[2] / tile.cols)
+                 * ceil(groups * panels / tile.panel_block))
+        b.step("conv_direct", sources, [s.dst], params, tiles=tiles, scratch_bytes=tile.scratch_bytes,
+               macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
+
+
+ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))
 
 
 def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:

@@ -39,7 +39,7 @@ LINE_HEIGHT = 48
 DIRECTION_WIDTH = 192
 TURN_ABOVE = 0.9
 # Every new shape of an input costs an engine some preparation, so lines share a few widths and batch sizes.
-WIDTH_STEP, LARGEST_BATCH = 64, 8
+WIDTH_STEP, LARGEST_BATCH = 128, 8
 
 
 def model_path(name: str) -> Path:

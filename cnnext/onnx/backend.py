@@ -87,10 +87,11 @@ class CnnextBackend(Backend):
         """Run a single ``onnx.NodeProto`` of the newest operator set."""
         import onnx
 
-        arrays = [np.asarray(a) for a in (inputs.values() if isinstance(inputs, dict) else inputs)]
         names = [name for name in node.input if name]
+        given = inputs if isinstance(inputs, dict) else dict(zip(names, inputs, strict=True))
+        arrays = {name: _array(given[name]) for name in names}
         values = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-                  for name, a in zip(names, arrays, strict=True)]
+                  for name, a in arrays.items()]
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name]
         version = kwargs.get("opset_version", onnx.defs.onnx_opset_version())
         model = onnx.helper.make_model(onnx.helper.make_graph([node], node.op_type, values, outputs),

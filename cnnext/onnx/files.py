@@ -7,7 +7,9 @@ inputs: a network of half a gigabyte is not copied six times, and a small file c
 from __future__ import annotations
 
 import os
+import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,11 +19,17 @@ from typing import Any
 import numpy as np
 
 from cnnext.errors import ModelFileError, message
+from cnnext.graph.memory import MAX_ELEMENTS
+from cnnext.onnx.wire import check_cost
 
 __all__ = ["Contents", "OnnxLimits", "read"]
 
 TARGET_VERSION = 21         # models of older operator sets are converted to this one
 _LIGHT_ELEMENTS = 1024      # tensors up to this size stay in the light copy: shape operands and scalars
+_MAX_CALLS = 50             # of functions inside of each other
+_MAX_CONTENTS = 1 << 16     # elements of one value that shape inference carries along
+_UNKNOWN_CONTENTS = 32      # of a shape, for example
+_MAX_EQUATION = 1000        # characters
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -34,10 +42,13 @@ class OnnxLimits:
     max_bytes : int
         Of the file; protobuf itself ends at 2 GiB.
     max_nodes, max_tensors : int
+        With those of subgraphs; the nodes of a function count as often as it is called.
     max_rank : int
-        Of tensors and declared shapes.
+        Of tensors and of the shapes that the model declares or shape inference finds.
     max_external_bytes : int
         Of all tensors that lie in other files.
+    max_memory : int, optional
+        What reading may take, as far as the structure of the file tells; by default 64 MB, or eight times the file.
     """
 
     max_bytes: int = 2**31 - 1
@@ -45,6 +56,11 @@ class OnnxLimits:
     max_tensors: int = 200_000
     max_rank: int = 32
     max_external_bytes: int = 64 << 30
+    max_memory: int | None = None
+
+    def memory(self, n_bytes: int) -> int:
+        """What reading a file of ``n_bytes`` may take."""
+        return max(64 << 20, 8 * n_bytes) if self.max_memory is None else self.max_memory
 
 
 @dataclass
@@ -107,15 +123,15 @@ def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = N
         light = _checked(onnx, model)
         version = _version(light)
         light = _inlined(onnx, light)
+        _check_trusted(light.graph)
         if version < TARGET_VERSION:
             light = _converted(onnx, light)
         _constants_to_initializers(onnx, light.graph)   # those of functions, and those that the converter made
         tensors.update((p.name, _array(onnx, p, limits, _External(None, limits))) for p in light.graph.initializer)
-        return Contents(light, tensors, _types(onnx, light, tensors), {p.key: p.value for p in model.metadata_props})
+        return Contents(light, tensors, _types(onnx, light, tensors, limits), {p.key: p.value for p in model.metadata_props})
     except ModelFileError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError, RecursionError,
-            MemoryError) as error:
+    except Exception as error:  # of any kind: the file decides what reaches the package onnx
         raise ModelFileError(f"the ONNX model cannot be read: {_first_line(error)}") from error
 
 
@@ -132,6 +148,7 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
     data = source if isinstance(source, bytes) else _file_bytes(source, limits)
     if len(data) > limits.max_bytes:
         raise ModelFileError(f"the model holds {len(data):,} bytes, the limit is {limits.max_bytes:,}.")
+    check_cost(onnx, data, limits.memory(len(data)))
     from google.protobuf.message import DecodeError
 
     try:
@@ -145,7 +162,12 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
 
 def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
     try:
-        with open(path, "rb") as file:
+        # Not waiting for what is no file: a pipe that nobody writes to.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ModelFileError("it must be a plain file.")
+        with os.fdopen(handle, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limits.max_bytes:
                 raise ModelFileError(f"the file holds {size:,} bytes, the limit is {limits.max_bytes:,}.")
@@ -157,14 +179,83 @@ def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
 
 
 def _check_extent(model: Any, limits: OnnxLimits) -> None:
-    n_nodes = len(model.graph.node) + sum(len(f.node) for f in model.functions)
+    if not 1 <= model.ir_version:
+        raise ModelFileError(message("model", "ir_version", "be at least 1", model.ir_version))
+    n_nodes = _n_nodes(model, limits)
     if n_nodes > limits.max_nodes:
-        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}", n_nodes))
-    n_tensors = len(model.graph.initializer) + n_nodes
-    if n_tensors > limits.max_tensors + limits.max_nodes:
+        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}, with those of the functions called",
+                                     n_nodes))
+    graphs = [model.graph, *_subgraphs(model.graph.node)]
+    n_tensors = sum(len(graph.initializer) for graph in graphs)
+    if n_tensors > limits.max_tensors:
         raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors}", n_tensors))
-    if len(model.graph.sparse_initializer):
+    if any(len(graph.sparse_initializer) for graph in graphs):
         raise ModelFileError("sparse initializers are not supported.")
+
+
+def _n_nodes(model: Any, limits: OnnxLimits) -> int:
+    """Nodes of the model, those of a function as often as it is called: ten functions that call the next ten times each are
+    ten thousand million nodes.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    known: dict[tuple[str, str, str], int] = {}
+
+    def count(nodes: Iterable[Any], callers: tuple[tuple[str, str, str], ...]) -> int:
+        total = 0
+        for node in (*nodes, *(inner for graph in _subgraphs(nodes) for inner in graph.node)):
+            key = (node.domain, node.op_type, node.overload)
+            if key in callers:
+                raise ModelFileError(f"function {node.op_type!r} calls itself.")
+            if key in functions and key not in known:
+                if len(callers) >= _MAX_CALLS:
+                    raise ModelFileError(f"function {node.op_type!r}: calls are nested more than {_MAX_CALLS} deep.")
+                known[key] = count(functions[key].node, (*callers, key))
+            total = min(total + 1 + known.get(key, 0), limits.max_nodes + 1)
+        return total
+
+    return count(model.graph.node, ()) + sum(len(f.node) for f in model.functions)
+
+
+def _subgraphs(nodes: Iterable[Any]) -> list[Any]:
+    """The graphs inside of nodes, and those inside of them."""
+    found = [a.g for node in nodes for a in node.attribute if a.HasField("g")]
+    found += [g for node in nodes for a in node.attribute for g in a.graphs]
+    for graph in found:     # grows while it is walked
+        found += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+        found += [g for node in graph.node for a in node.attribute for g in a.graphs]
+    return found
+
+
+# What the package onnx believes without asking, and takes memory or time for without end.
+
+
+def _check_trusted(graph: Any) -> None:
+    for node in (n for g in (graph, *_subgraphs(graph.node)) for n in g.node):
+        if node.op_type == "Split" and any(a.name == "num_outputs" and a.i != len(node.output) for a in node.attribute):
+            raise ModelFileError(f"Split {node.name!r}: `num_outputs` must be the number of outputs, {len(node.output)}.")
+        for text in (a.s for a in node.attribute if node.op_type == "Einsum" and a.name == "equation"):
+            if not _is_equation(text):
+                raise ModelFileError(message(f"Einsum {node.name!r}", "equation",
+                                             "be terms of letters, each with one ... at most", text))
+
+
+def _is_equation(text: bytes) -> bool:
+    terms = text.replace(b"->", b",").split(b",")
+    return len(text) <= _MAX_EQUATION and text.count(b"->") <= 1 and all(
+        term.count(b"...") <= 1 and re.fullmatch(rb"[A-Za-z ]*", term.replace(b"...", b"", 1)) for term in terms)
+
+
+def _contents_stay_small(graph: Any) -> bool:
+    """Whether the contents that shape inference carries along are small: a chain of Concat doubles them in each node."""
+    sizes = {t.name: prod(t.dims) for t in graph.initializer}
+    for g in (graph, *_subgraphs(graph.node)):
+        for node in g.node:
+            read = [sizes.get(name, _UNKNOWN_CONTENTS) for name in node.input if name] or [_UNKNOWN_CONTENTS]
+            made = sum(read) if node.op_type == "Concat" else max(read)
+            if made > _MAX_CONTENTS:
+                return False
+            sizes.update((name, made) for name in node.output if name)
+    return True
 
 
 # Tensors
@@ -182,6 +273,8 @@ def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None)
         if proto.name in tensors:
             raise ModelFileError(f"two initializers are called {proto.name!r}.")
         tensors[proto.name] = _array(onnx, proto, limits, reader)
+    for proto in _inner_tensors(model):
+        _array(onnx, proto, limits, reader, keep=True)
     declared = {value.name for value in graph.input}
     large = [proto for proto in graph.initializer if tensors[proto.name].size > _LIGHT_ELEMENTS]
     large_names = {proto.name for proto in large}
@@ -196,6 +289,16 @@ def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None)
     graph.initializer.extend(small)
     graph.input.extend(inputs)
     return tensors
+
+
+def _inner_tensors(model: Any) -> Iterator[Any]:
+    """Tensors in attributes, and initializers of subgraphs."""
+    graphs = [model.graph, *model.functions]
+    inner = [s for g in graphs for s in _subgraphs(g.node)]
+    for attribute in (a for g in (*graphs, *inner) for node in g.node for a in node.attribute):
+        yield from ((attribute.t,) if attribute.HasField("t") else ())
+        yield from attribute.tensors
+    yield from (proto for g in inner for proto in g.initializer)
 
 
 def _constants_to_initializers(onnx: Any, graph: Any) -> None:
@@ -223,14 +326,17 @@ def _constants_to_initializers(onnx: Any, graph: Any) -> None:
     graph.node.extend(kept)
 
 
-def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np.ndarray:
+def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External, keep: bool = False) -> np.ndarray:
+    """A tensor, checked; what lies in another file is read, and large data are taken out of the model, or kept there."""
     where = f"tensor {proto.name!r}"
     dims = list(proto.dims)
     if len(dims) > limits.max_rank or any(n < 0 for n in dims):
         raise ModelFileError(message(where, "dims", f"be at most {limits.max_rank} extents of at least 0", dims))
     if proto.HasField("segment"):
         raise ModelFileError(f"{where}: segments are not supported.")
-    filled = [name for name in _DATA_FIELDS if len(getattr(proto, name))]
+    # Reading raw_data copies it, so it is read once.
+    raw = proto.raw_data if proto.HasField("raw_data") else b""
+    filled = [name for name in _DATA_FIELDS if len(raw if name == "raw_data" else getattr(proto, name))]
     if len(filled) > 1:
         raise ModelFileError(f"{where} holds its data twice, in {' and '.join(filled)}: readers may disagree.")
     if proto.data_location == onnx.TensorProto.EXTERNAL:
@@ -239,8 +345,17 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
         proto.raw_data = external.read(where, {e.key: e.value for e in proto.external_data}, _n_bytes(onnx, proto))
         proto.data_location = onnx.TensorProto.DEFAULT
         del proto.external_data[:]
-    if prod(dims) > 8 * max(proto.ByteSize(), 1):   # the smallest element takes 2 bits
-        raise ModelFileError(message(where, "dims", f"fit its {proto.ByteSize()} bytes", dims))
+        return _array(onnx, proto, limits, external, keep)
+    n_bytes = len(raw) if raw or not filled else 8 * len(getattr(proto, filled[0]))
+    if prod(dims) > 8 * n_bytes:    # the smallest element takes 2 bits
+        raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+    dtype = _plain_dtype(onnx, proto)
+    if dtype is not None and raw:
+        if len(raw) != prod(dims) * dtype.itemsize:
+            raise ModelFileError(message(where, "dims", f"fit its {n_bytes} bytes", dims))
+        if prod(dims) > _LIGHT_ELEMENTS and not keep:
+            proto.ClearField("raw_data")    # so that a large model is not in memory twice
+        return np.frombuffer(raw, dtype).reshape(dims)
     try:
         array = onnx.numpy_helper.to_array(proto)
     except (ValueError, TypeError, KeyError) as error:
@@ -248,6 +363,14 @@ def _array(onnx: Any, proto: Any, limits: OnnxLimits, external: _External) -> np
     if array.dtype.kind == "O":
         raise ModelFileError(f"{where}: texts are not supported.")
     return array
+
+
+def _plain_dtype(onnx: Any, proto: Any) -> np.dtype | None:
+    """The element type if NumPy reads it from little-endian bytes as they are."""
+    if sys.byteorder != "little" or proto.data_type not in onnx.helper.get_all_tensor_dtypes():
+        return None
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
+    return dtype if dtype.kind in "fiu" and dtype.isbuiltin == 1 else None
 
 
 def _n_bytes(onnx: Any, proto: Any) -> int:
@@ -298,10 +421,11 @@ class _External:
                 os.close(folder)
         except OSError as error:
             raise ModelFileError(f"{where}: the file {location!r} cannot be opened: {error.strerror}.") from error
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(handle)
+            raise ModelFileError(f"{where}: {location!r} must be a plain file without other names.")
         with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise ModelFileError(f"{where}: {location!r} must be a plain file without other names.")
             if offset + n_bytes > status.st_size:
                 raise ModelFileError(f"{where}: {location!r} holds {status.st_size} bytes, {offset} + {n_bytes} are wanted.")
             file.seek(offset)
@@ -366,24 +490,45 @@ def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
     converter = import_module("onnx.version_converter")
     try:
-        return converter.convert_version(model, TARGET_VERSION)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError):
+        converted = converter.convert_version(model, TARGET_VERSION)
+    except Exception:   # of many kinds, also errors of its checker and of its shape inference
         return model
+    if _version(model) < 11:
+        _resize_as_before(onnx, converted.graph)
+    return converted
 
 
-def _types(onnx: Any, model: Any,
-           tensors: dict[str, np.ndarray]) -> dict[str, tuple[np.dtype, tuple[int | None, ...] | None]]:
+def _resize_as_before(onnx: Any, graph: Any) -> None:
+    """Before version 11, Upsample and Resize knew one rule for coordinates, which is not today's default."""
+    for node in graph.node:
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
+            said = {attribute.name for attribute in node.attribute}
+            for key, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                if key not in said:
+                    node.attribute.append(onnx.helper.make_attribute(key, value))
+
+
+def _types(onnx: Any, model: Any, tensors: dict[str, np.ndarray],
+           limits: OnnxLimits) -> dict[str, tuple[np.dtype, tuple[int | None, ...] | None]]:
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False,
+                                                     data_prop=_contents_stay_small(model.graph))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"the shapes of the model contradict each other: {_first_line(error)}") from error
     types: dict[str, tuple[np.dtype, tuple[int | None, ...] | None]] = {}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         known = value_type(onnx, value)
         if known is not None:
+            _check_shape(value.name, known[1] or (), limits)
             types[value.name] = known
     types.update({name: (array.dtype, array.shape) for name, array in tensors.items()})
     return types
+
+
+def _check_shape(name: str, shape: tuple[int | None, ...], limits: OnnxLimits) -> None:
+    if len(shape) > limits.max_rank or prod(n for n in shape if n is not None) > MAX_ELEMENTS:
+        raise ModelFileError(message(repr(name), "shape", f"have at most {limits.max_rank} axes and {MAX_ELEMENTS} elements",
+                                     shape))
 
 
 def value_type(onnx: Any, value: Any) -> tuple[np.dtype, tuple[int | None, ...] | None] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnext.errors import ModelFileError
+from cnnext.errors import ModelFileError, PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Parameter, Value, constant
 from cnnext.model import Model
 from cnnext.onnx.files import Contents, OnnxLimits, read, require_onnx
@@ -63,7 +63,9 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
         return _Importer(read(source, external_data, limits)).model(num_threads)
     except ModelFileError as error:
         raise ModelFileError(f"{where}: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (ImportError, OSError, PluginError):
+        raise
+    except Exception as error:  # of any kind: the file decides what comes here
         raise ModelFileError(f"{where}: the graph cannot be built: {type(error).__name__}: {error}") from error
 
 
@@ -108,11 +110,14 @@ class _Importer:
     def _operator(self, node: Any) -> Operator:
         attributes = {a.name: self._attribute(node, a) for a in node.attribute}
         domain = node.domain if node.domain != "ai.onnx" else ""
-        return Operator(node.op_type, domain, self.versions.get(domain, 1), attributes, tuple(bool(n) for n in node.output))
+        op = Operator(node.op_type, domain, self.versions.get(domain, 1), attributes, tuple(bool(n) for n in node.output))
+        if domain == "" and node.op_type in ("If", "Loop"):
+            _check_signature(op, node)
+        return op
 
     def _attribute(self, node: Any, proto: Any) -> Any:
         kinds = self.onnx.AttributeProto
-        if proto.type == kinds.GRAPH and node.op_type in ("If", "Loop"):
+        if proto.type == kinds.GRAPH and node.op_type in ("If", "Loop") and node.domain in ("", "ai.onnx"):
             return self._subgraph(proto.g)
         if proto.type in (kinds.GRAPH, kinds.GRAPHS, kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS, kinds.TYPE_PROTO):
             return proto    # named by check_supported
@@ -207,6 +212,23 @@ class _Importer:
             name, number = f"{stem}_{number}", number + 1
         self.names.add(name)
         return name
+
+
+def _check_signature(op: Operator, node: Any) -> None:
+    """Whether the graphs inside of an ``If`` or ``Loop`` take and give as much as the node."""
+    where = f"{op.op_type} {node.name or next(iter(node.output), '')!r}"
+    n_carried = len(node.input) - 2
+    for name in ("then_branch", "else_branch") if op.op_type == "If" else ("body",):
+        graph = op.attributes.get(name)
+        if not isinstance(graph, Subgraph):
+            raise ModelFileError(message(where, name, "be a graph", type(graph).__name__))
+        if op.op_type == "If":
+            fits = not graph.inputs and len(graph.outputs) == len(node.output)
+        else:
+            fits = len(graph.inputs) == len(node.input) and 1 + n_carried <= len(graph.outputs) == 1 + len(node.output)
+        if not fits:
+            rule = f"fit a node of {len(node.input)} inputs and {len(node.output)} outputs"
+            raise ModelFileError(message(where, name, rule, f"{len(graph.inputs)} inputs, {len(graph.outputs)} outputs"))
 
 
 def _weight_name(name: str, taken: Iterable[str]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import PluginError, message
 from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.stages import WaitsForData
 from cnnext.layers.layer import Layer, ParameterSpec
 from cnnext.onnx.operator import Operator
 
@@ -71,23 +73,21 @@ class OnnxOperator(Layer):
         return [known[0] if known is not None else np.dtype(np.float32) for known in self.types]
 
     def config(self) -> dict[str, Any]:
-        op = self.operator
-        return {"op_type": op.op_type, "domain": op.domain, "version": op.version, "wanted": list(op.wanted),
-                "attributes": json.dumps({key: _to_json(self, key, value) for key, value in op.attributes.items()}),
+        described = operator_to_json(self.where, self.operator)
+        return {**described, "attributes": json.dumps(described["attributes"]),
                 "slots": list(self.slots), "state": list(self.state),
                 "types": [_type_to_json(known) for known in self.types]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], name: str) -> OnnxOperator:
-        attributes = {key: _from_json(value) for key, value in json.loads(config["attributes"]).items()}
-        op = Operator(str(config["op_type"]), str(config["domain"]), int(config["version"]), attributes,
-                      tuple(bool(w) for w in config["wanted"]))
+        op = operator_from_json({**config, "attributes": json.loads(config["attributes"])})
         types = [_type_from_json(known) for known in config["types"]]
         return cls(op, [str(slot) for slot in config["slots"]], types, name, [str(key) for key in config["state"]])
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
-        stored = self.stored_weights or {}
-        return {key: ParameterSpec(array.shape, trainable=key not in self.state) for key, array in stored.items()}
+        stored = self.stored_weights or {}  # a file has them in an order of its own
+        keys = [key for key in self.slots if key in stored]
+        return {key: ParameterSpec(stored[key].shape, trainable=key not in self.state) for key in keys}
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Sequence[Value]:
         from cnnext.onnx.site import Site
@@ -103,19 +103,48 @@ class OnnxOperator(Layer):
         b.operator(node, op.op_type, inputs, op.attributes, op.domain, wanted=op.wanted)
 
 
-def _to_json(layer: OnnxOperator, key: str, value: Any) -> Any:
+def operator_to_json(where: str, op: Operator) -> dict[str, Any]:
+    """An operator as model files hold it; ``where`` begins the error about an attribute that they cannot hold."""
+    return {"op_type": op.op_type, "domain": op.domain, "version": op.version, "wanted": list(op.wanted),
+            "attributes": {key: _to_json(where, key, value) for key, value in op.attributes.items()}}
+
+
+def operator_from_json(described: dict[str, Any]) -> Operator:
+    """The operator that ``operator_to_json`` describes."""
+    return Operator(str(described["op_type"]), str(described["domain"]), int(described["version"]),
+                    {key: _from_json(value) for key, value in described["attributes"].items()},
+                    tuple(bool(w) for w in described["wanted"]))
+
+
+def array_to_json(array: np.ndarray) -> dict[str, Any]:
+    """An array's type, shape and elements."""
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": array.reshape(-1).tolist()}
+
+
+def array_from_json(described: dict[str, Any]) -> np.ndarray:
+    """The array that ``array_to_json`` describes."""
+    return np.array(described["data"], np.dtype(str(described["dtype"]))).reshape([int(n) for n in described["shape"]])
+
+
+def _to_json(where: str, key: str, value: Any) -> Any:
+    from cnnext.onnx.subgraphs import Subgraph
+
     if isinstance(value, np.ndarray):
-        return {"dtype": value.dtype.name, "shape": list(value.shape), "data": value.reshape(-1).tolist()}
+        return array_to_json(value)
+    if isinstance(value, Subgraph):
+        return {"graph": value.to_json(where)}
     try:
         return json.loads(json.dumps(value))
     except TypeError:
-        raise ValueError(message(layer.where, key, "be numbers or texts for a model file to hold it",
+        raise ValueError(message(where, key, "be numbers or texts for a model file to hold it",
                                  type(value).__name__)) from None
 
 
 def _from_json(value: Any) -> Any:
+    from cnnext.onnx.subgraphs import Subgraph
+
     if isinstance(value, dict):
-        return np.array(value["data"], np.dtype(str(value["dtype"]))).reshape([int(n) for n in value["shape"]])
+        return Subgraph.from_json(value["graph"]) if "graph" in value else array_from_json(value)
     return value
 
 
@@ -157,7 +186,8 @@ class NumpyOperator(Layer):
         op, positions = self.operator, self.positions
 
         def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
-            made = evaluate_wanted(op, [None if i is None else src[i] for i in positions])
+            with named(op, self.name):
+                made = evaluate_wanted(op, [None if i is None else src[i] for i in positions])
             for target, array in zip(dst, made, strict=True):
                 target[...] = array
 
@@ -169,5 +199,24 @@ def evaluate_wanted(op: Operator, arrays: Sequence[np.ndarray | None]) -> list[n
     """The outputs that have a name, computed by NumPy."""
     from cnnext.onnx.numpy_ops import evaluate
 
-    made = evaluate(op, arrays)
-    return [np.asarray(made[i]) for i, wanted in enumerate(op.wanted) if wanted]
+    made = [np.asarray(array) for array, wanted in zip(evaluate(op, arrays), op.wanted, strict=True) if wanted]
+    if any(array.dtype.hasobject for array in made):
+        raise TypeError(f"{op.title}: the outputs must be tensors of numbers.")
+    return made
+
+
+@contextmanager
+def named(op: Operator, name: str) -> Iterator[None]:
+    """Errors of any kind become ValueError or TypeError that names the node: the model's file decides what comes here."""
+    try:
+        yield
+    except (WaitsForData, PluginError):
+        raise
+    except Exception as error:
+        text = str(error).removeprefix(f"{op.title}: ")
+        if not isinstance(error, (ValueError, TypeError)):
+            text = f"{type(error).__name__}: {text}"
+        elif repr(name) in text:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{op.title} {name!r}: {text}") from error

@@ -11,9 +11,10 @@ import numpy as np
 
 from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Graph, Shape, Value, constant
+from cnnext.graph.memory import check_memory
 from cnnext.graph.stages import ContentsNeeded, DataDependent
 from cnnext.layers.layer import Layer
-from cnnext.onnx.layer import NumpyOperator, OnnxOperator, evaluate_wanted
+from cnnext.onnx.layer import NumpyOperator, OnnxOperator, evaluate_wanted, named
 from cnnext.onnx.operator import Operator
 
 if TYPE_CHECKING:
@@ -174,19 +175,35 @@ class Site:
     # How it goes on
 
     def values(self) -> list[Value]:
-        """The operator's outputs: as constants, out of layers, or computed by NumPy."""
+        """The operator's outputs: as constants, out of layers, or computed by NumPy.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Which name the node, whatever went wrong: the model's file decides what comes here.
+        """
+        with named(self.op, self.name):
+            return self._values()
+
+    def _values(self) -> list[Value]:
         from cnnext.onnx.rules import ANY_TYPE
         from cnnext.onnx.support import rule_of
 
         if self._is_constant():
-            contents = [None if v is None else v.data for v in self.inputs]
-            return [constant(array, self.name) for array in evaluate_wanted(self.op, contents)]
+            return self._folded()
         rule = rule_of(self.op)
-        if rule is not None and (self.op.op_type in ANY_TYPE or self._is_for_kernels()):
+        if rule is not None and (self.op.domain == "" and self.op.op_type in ANY_TYPE or self._is_for_kernels()):
             made = self._by(rule)
             if made is not None:
                 return made
         return self._in_numpy()
+
+    def _folded(self) -> list[Value]:
+        made = [constant(array, self.name)
+                for array in evaluate_wanted(self.op, [None if v is None else v.data for v in self.inputs])]
+        self.g.folded_bytes += sum(v.data.nbytes for v in made if v.data is not None)
+        check_memory(f"{self.layer.where}, with the constants before it", self.g.folded_bytes)
+        return made
 
     def _by(self, rule: Rule) -> list[Value] | None:
         first = len(self.g.nodes)
@@ -197,8 +214,11 @@ class Site:
         return [made] if isinstance(made, Value) else list(made)
 
     def _is_constant(self) -> bool:
-        present = [v for v in self.inputs if v is not None]
-        return all(v.data is not None for v in present) and self.op.op_type not in _NOT_FOLDED
+        from cnnext.onnx.numpy_ops import is_supported
+
+        if any(v is not None and v.data is None for v in self.inputs):
+            return False
+        return not (self.op.domain == "" and self.op.op_type in _NOT_FOLDED) and is_supported(self.op)
 
     def _is_for_kernels(self) -> bool:
         """Whether the data is what kernels take: float32, at least one element, not too many axes."""
@@ -209,7 +229,8 @@ class Site:
         from cnnext.onnx.numpy_ops import infer
 
         present = [i for i, v in enumerate(self.inputs) if v is not None]
-        waiting = [i for i in _SHAPE_OPERANDS.get(self.op.op_type, ()) if self.has(i) and self.known(i) is None]
+        operands = _SHAPE_OPERANDS.get(self.op.op_type, ()) if self.op.domain == "" else ()
+        waiting = [i for i in operands if self.has(i) and self.known(i) is None]
         if waiting:
             self._wait_for(waiting)
         types = infer(self.op, [None if v is None else (v.dtype, tuple(n or 0 for n in v.shape)) for v in self.inputs],
@@ -219,11 +240,14 @@ class Site:
         if types is None:
             raise DataDependent(self._evaluate)
         wanted = [known for known, named in zip(types, self.op.wanted, strict=False) if named]
+        if any(dtype.hasobject for dtype, _ in wanted):
+            raise self.error("outputs", "be tensors of numbers", [dtype for dtype, _ in wanted])
         values = [v for v in self.inputs if v is not None]
         return self.g.apply(NumpyOperator(self.op, positions, wanted, self.name), *values, name=self.name)
 
     def _evaluate(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return evaluate_wanted(self.op, self.arrays(arrays))
+        with named(self.op, self.name):
+            return evaluate_wanted(self.op, self.arrays(arrays))
 
     def arrays(self, given: Sequence[np.ndarray]) -> list[np.ndarray | None]:
         """The inputs by position, from what the node reads as data; weights are parameters."""

@@ -46,7 +46,7 @@ def is_supported(op: Operator) -> bool:
     """Whether something installed computes the operator."""
     from cnnext.onnx.numpy_ops import is_supported as has_numpy
 
-    if op.op_type in _NO_TENSORS or any(_is_subgraph(value) for value in op.attributes.values()):
+    if op.domain == "" and op.op_type in _NO_TENSORS or any(_is_subgraph(value) for value in op.attributes.values()):
         return False
     if op.domain == "" and op.op_type in _KNOWN_PROVIDERS:
         return rule_of(op) is not None

@@ -110,6 +110,13 @@ from cnnext.reference.resample import (
     upsample2d,
     upsample2d_backward,
 )
+from cnnext.reference.winograd import (
+    winograd_conv2d,
+    winograd_matrices,
+    winograd_result,
+    winograd_source,
+    winograd_weights,
+)
 
 __all__ = [
     "UNARY",
@@ -206,4 +213,9 @@ __all__ = [
     "subtract_backward",
     "upsample2d",
     "upsample2d_backward",
+    "winograd_conv2d",
+    "winograd_matrices",
+    "winograd_result",
+    "winograd_source",
+    "winograd_weights",
 ]

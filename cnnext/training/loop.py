@@ -201,7 +201,7 @@ class Trainer:
             # of them are stale.
             self.optimizer.steps += 1
             for parameter in built.parameters:
-                parameter.version += 1
+                parameter.changed()
         return loss, predictions
 
     def evaluate(self, x: Any, y: Any, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
@@ -243,7 +243,7 @@ class Trainer:
 
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
         trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
-        key = (tuple(shapes), training, trainable)
+        key = (tuple(shapes), training, trainable, self.model.exact)
         if key not in self._plans:
             self._plans[key] = self._build(shapes, training)
             while len(self._plans) > MAX_PLANS:
@@ -268,7 +268,8 @@ class Trainer:
             self._append_updates(g, loss, hyper)
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
-        return StepPlan(Plan(optimize(g), default_level()), names, target.shape, self.model.parameters)
+        plan = Plan(optimize(g), default_level(), exact=self.model.exact)
+        return StepPlan(plan, names, target.shape, self.model.parameters)
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:
         # A parameter that several nodes read is several values: their gradients are added.

@@ -11,6 +11,7 @@
 #include "taps.inc.c"
 #include "depthwise.inc.c"
 #include "move.inc.c"
+#include "winograd.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
 #define CNX_JOIN(a, b) CNX_JOIN_(a, b)
@@ -58,6 +59,9 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
 
     .depthwise_row = depthwise_row,
     .unary_rows = unary_rows,
+    .winograd_src = winograd_src,
+    .winograd_dst = winograd_dst,
+    .winograd_weights = winograd_weights,
     .binary_rows = binary_rows,
     .prelu_rows = prelu_rows,
     .softmax_rows = softmax_rows,

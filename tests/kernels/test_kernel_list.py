@@ -23,6 +23,8 @@ TWINS = {
     "fold_axes": "reduce_max", "matmul": "matmul",
     "matmul_pack": "matmul",
     "conv_direct": "conv2d", "conv_pack_weights": "conv2d", "conv_backward_weights": "conv2d_backward_weights",
+    "conv_winograd": "winograd_conv2d", "conv_winograd_src": "winograd_source",
+    "conv_winograd_weights": "winograd_weights",
     "sum_shards": "conv2d_backward_weights", "conv_depthwise": "depthwise_conv2d",
     "depthwise_backward_weights": "depthwise_conv2d_backward_weights",
     "locally_connected": "locally_connected2d", "locally_connected_backward_data": "locally_connected2d_backward_data",
@@ -72,6 +74,8 @@ def test_every_kernel_is_reached():
     a, b = Value((3, 5), name="a"), Value((5, 7), name="b")
     product = cx.MatMul()([a, b])
     used |= kernels_of(Plan(Graph([a, b], [product], ancestors([product])), default_level()))
+    small = cx.Input((14, 14, 256))     # few tiles, many channels
+    used |= kernels_of(cx.Model(small, cx.Conv2D(256, 3, padding="same")(small)).plan(1))
     used |= used_by_training("sparse_categorical_crossentropy", "adam", np.array([0, 1, 2, 0]))
     used |= used_by_training("mse", "sgd", np.ones((4, 3), np.float32))
     a, b = Value(IMAGE, name="a"), Value((2, 1, 1, 8), name="b")

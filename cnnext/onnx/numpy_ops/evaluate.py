@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.graph.memory import MAX_ELEMENTS
+from cnnext.graph.memory import MAX_ELEMENTS, check_memory
 from cnnext.onnx.numpy_ops import reference
 from cnnext.onnx.numpy_ops.common import Array, Contents, TensorType, Types, refuse
 from cnnext.onnx.numpy_ops.families import OPERATORS, RULES
@@ -102,6 +102,7 @@ def _check_size(op: Operator, types: Sequence[TensorType] | None, max_elements: 
     for _, shape in types or ():
         if prod(shape) > max_elements:
             raise refuse(op, "output", f"have at most {max_elements} elements", shape)
+    check_memory(op.title, sum(prod(shape) * dtype.itemsize for dtype, shape in types or ()))
 
 
 def _complaint(op: Operator, inputs: Sequence[Array | None], error: Exception) -> str:

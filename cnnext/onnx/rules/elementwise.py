@@ -78,10 +78,13 @@ def prelu(s: Site) -> Value | None:
     if len(shape) > 1 and _is_per_channel(tuple(n or 0 for n in slope.shape), shape):
         layer = PReLU(data_format="channels_first", name=s.name)
         return s.apply(layer, s.value(0), slope=s.reshape(slope, (shape[1],)))
+    if len(shape) < 2 or len(slope.shape) > len(shape) or prod(s.shape(1)) != 1:
+        return None
     known = s.known(1)
-    if known is not None and known.size == 1 and known.reshape(-1)[0] >= 0:
+    if known is not None and known.reshape(-1)[0] >= 0:
         return s.apply(LeakyReLU(float(known.reshape(-1)[0]), name=s.name), s.value(0))
-    return None
+    slopes = s.apply(Multiply(name=s.name), s.constant(np.ones(shape[1], np.float32)), s.reshape(slope, (1,)))
+    return s.apply(PReLU(data_format="channels_first", name=s.name), s.value(0), slope=slopes)
 
 
 def _is_per_channel(slope: tuple[int, ...], shape: tuple[int, ...]) -> bool:

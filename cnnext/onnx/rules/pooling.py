@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from cnnext.geometry import window_extent
 from cnnext.graph.graph import Value
 from cnnext.layers.layer import Layer
 from cnnext.layers.pooling import AvgPool2D, GlobalAvgPool2D, GlobalMaxPool2D, LpPool2D, MaxPool2D
 from cnnext.onnx.rules.convolution import as_image, as_sequence, padding, pair
 from cnnext.onnx.site import Site
+
+_LARGEST_WINDOW = 1 << 18    # a plan lists the taps of a window; NumPy walks one axis after the other
 
 
 def _pool(s: Site, kind: type[Layer], **options: object) -> Value | None:
@@ -20,7 +24,7 @@ def _pool(s: Site, kind: type[Layer], **options: object) -> Value | None:
     strides, dilation = pair(s, "strides", 1, rank), pair(s, "dilations", 1, rank)
     pads = padding(s, [n or 0 for n in x.shape[2:]], window, strides, dilation)
     extent = [window_extent(k, d) for k, d in zip(window, dilation, strict=True)]
-    if pads is None or any(max(p) >= e for p, e in zip(pads, extent, strict=True)):
+    if prod(window) > _LARGEST_WINDOW or pads is None or any(max(p) >= e for p, e in zip(pads, extent, strict=True)):
         return None
     layer = kind(window, strides=strides, padding=pads, dilation=dilation, data_format="channels_first",
                  ceil_mode=bool(s.attribute("ceil_mode", 0)), name=s.name, **options)

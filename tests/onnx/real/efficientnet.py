@@ -54,7 +54,7 @@ def image(name: str) -> np.ndarray:
 
     with Image.open(photo(name)) as picture:
         square = ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.BICUBIC)
-    return ((np.asarray(square, np.float32) - 127) / 128).transpose(2, 0, 1)
+    return np.ascontiguousarray(((np.asarray(square, np.float32) - 127) / 128).transpose(2, 0, 1))
 
 
 def classify(session: Any, *names: str) -> np.ndarray:

@@ -56,7 +56,8 @@ def find_faces(sessions: dict[str, Any], picture: Image.Image, smallest: int = 4
 
 def normalized(picture: Image.Image) -> np.ndarray:
     """(W, H, 3), from -1 to 1."""
-    return (np.asarray(picture, np.float32).transpose(1, 0, 2) - np.float32(127.5)) / np.float32(128)
+    scaled = (np.asarray(picture, np.float32) - np.float32(127.5)) / np.float32(128)
+    return np.ascontiguousarray(scaled.transpose(1, 0, 2))
 
 
 def _propose(session: Any, picture: Image.Image, smallest: int) -> np.ndarray:
@@ -79,7 +80,7 @@ def _propose(session: Any, picture: Image.Image, smallest: int) -> np.ndarray:
 
 
 def _cut(picture: Image.Image, box: np.ndarray, size: int) -> np.ndarray:
-    """A box of the picture, black where it reaches beyond the border, (size, size, 3)."""
+    """A box of the picture, black where it reaches beyond the border, (size, size, 3), turned like all."""
     return normalized(picture.crop(tuple(box.round().astype(int))).resize((size, size), Image.Resampling.BILINEAR))
 
 

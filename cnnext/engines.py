@@ -1,0 +1,198 @@
+"""Inference engines side by side: each in a process of its own, on one ONNX model, taking turns.
+
+An engine waits without using a core while another is timed, so a busy spell of the machine falls on all of them. Their
+outputs are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from cnnext.errors import CnnextError, message, unknown
+
+__all__ = ["ENGINES", "Timing", "compare"]
+
+Feed = Mapping[str, np.ndarray]
+Run = Callable[[Feed], Sequence[np.ndarray]]
+
+PAUSE_SECONDS = 0.05    # before a turn: some engines' workers spin for a while after a run
+
+
+def _cnnext(model: bytes, threads: int) -> Run:
+    import cnnext as cx
+
+    session = cx.InferenceSession(model, num_threads=threads)
+    return lambda feed: session.run(None, feed)
+
+
+def _onnxruntime(model: bytes, threads: int) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, dict(feed))
+
+
+def _openvino(model: bytes, threads: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model=model), "CPU", settings)
+    return lambda feed: list(compiled(dict(feed)).values())
+
+
+ENGINES: dict[str, Callable[[bytes, int], Run]] = {"cnnext": _cnnext, "onnxruntime": _onnxruntime, "openvino": _openvino}
+"""Engines by name: ``make(model, threads)`` returns what runs a feed."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one engine's runs.
+
+    Attributes
+    ----------
+    engine : str
+    seconds : ndarray
+        Of each run, in order.
+    error : float
+        Largest difference of its outputs from those of the first engine, in units of the largest magnitude.
+    """
+
+    engine: str
+    seconds: np.ndarray
+    error: float
+
+    @property
+    def best(self) -> float:
+        """Seconds of the fastest run."""
+        return float(self.seconds.min())
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run."""
+        return float(np.median(self.seconds))
+
+
+def compare(model: bytes, feed: Feed, engines: Sequence[str], *, threads: int = 1, rounds: int = 8, seconds: float = 0.4,
+            tolerance: float = 5e-4) -> list[Timing]:
+    """Time engines on one model.
+
+    Parameters
+    ----------
+    model : bytes
+        An ONNX model.
+    feed : dict of str to ndarray
+    engines : list of str
+        Keys of ``ENGINES``; the first is what the others' outputs are compared with.
+    threads : int
+        Workers of each engine.
+    rounds : int
+        Turns of each engine.
+    seconds : float
+        Of a turn; three runs at least.
+    tolerance : float
+        How far outputs may lie apart, in units of the largest magnitude.
+
+    Raises
+    ------
+    ValueError
+        For an engine that is not known.
+    CnnextError
+        If an engine is not installed, cannot run the model, or computes something else.
+    """
+    for name in engines:
+        if name not in ENGINES:
+            raise ValueError("compare: " + unknown("engine", name, ENGINES))
+    running: list[_Engine] = []
+    try:
+        running.extend(_Engine(name, model, feed, threads) for name in engines)
+        errors = [_difference(engine.outputs, running[0].outputs) for engine in running]
+        for engine, error in zip(running, errors, strict=True):
+            if not error <= tolerance:
+                raise CnnextError(message(engine.name, "outputs", f"agree with those of {engines[0]} to {tolerance:g} of "
+                                          "the largest magnitude", error))
+        times: list[list[float]] = [[] for _ in running]
+        for _ in range(rounds):
+            for engine, taken in zip(running, times, strict=True):
+                time.sleep(PAUSE_SECONDS)
+                taken += engine.run_for(seconds)
+        return [Timing(e.name, np.array(t), error) for e, t, error in zip(running, times, errors, strict=True)]
+    finally:
+        for engine in running:
+            engine.close()
+
+
+def _difference(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    worst = 0.0
+    for found, wanted in zip(outputs, expected, strict=True):
+        if found.shape != wanted.shape:
+            return float("inf")
+        scale = max(float(np.abs(wanted).max(initial=0)), 1e-30)
+        worst = max(worst, float(np.abs(found.astype(np.float64) - wanted).max(initial=0)) / scale)
+    return worst
+
+
+class _Engine:
+    """An engine in a process of its own."""
+
+    def __init__(self, name: str, model: bytes, feed: Feed, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(end, name, model, feed, threads), daemon=True)
+        self.process.start()
+        end.close()
+        self.outputs: list[np.ndarray] = self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            raise CnnextError(f"{self.name}: its process ended.") from None
+        if isinstance(answer, str):
+            raise CnnextError(f"{self.name}: {answer}")
+        return answer
+
+    def run_for(self, seconds: float) -> list[float]:
+        """Seconds of each run of a turn."""
+        self.pipe.send(seconds)
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pipe.close()
+        self.process.join()
+
+
+def _serve(pipe: Connection, name: str, model: bytes, feed: Feed, threads: int) -> None:
+    """Send the outputs; then, as often as asked, run for so many seconds, three runs at least, and send their times."""
+    try:
+        run = ENGINES[name](model, threads)
+        pipe.send([np.asarray(a) for a in run(feed)])
+    except ImportError as error:
+        pipe.send(f"not installed ({error}). Type: pip install {name}")
+        return
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    while True:
+        try:
+            seconds = pipe.recv()
+        except EOFError:
+            return
+        run(feed)
+        times: list[float] = []
+        while sum(times) < seconds or len(times) < 3:
+            start = time.perf_counter()
+            run(feed)
+            times.append(time.perf_counter() - start)
+        pipe.send(times)
