@@ -2,17 +2,19 @@
 
 The peak is that of a loop of multiply-adds that stays in registers (benchmarks/machine.py), measured in this very run;
 each row is the best of its repetitions, which take turns: the kernel alone, no bias, no activation, weights already
-packed. GFLOP/s count the operations of the direct sum for both, so Winograd's can lie above the peak.
+packed. GFLOP/s count the operations of the direct sum for both, so Winograd's can lie above the peak. Beside the measured
+ratio stands that of the cost model, whose constants (cnnext/layers/_winograd.py, _algorithms.py) are judged by this table.
 """
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 
 import cnnext as cx
 from benchmarks.machine import copy_bandwidth, peak_gflops
 from benchmarks.timing import in_turn
-from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
 
 # name, rows = columns, channels in, channels out, kernel, stride: 3 x 3 at stride 1, with one image and with sixteen
@@ -40,9 +42,10 @@ def main(quick: bool) -> None:
           f"{copy_bandwidth(runs):.1f} GB/s\n")
     print(f"{'':30} {'direct':54} chosen")
     head = f"{'1 thread ms':>11} {'GFLOP/s':>8} {'of peak':>8}  {'2 threads ms':>12} {'GFLOP/s':>8}"
-    print(f"{'layer':22} {'batch':>7} {head}   {'':8}{head}   faster with 1, 2")
-    for name, batch, flops, algorithm, direct, chosen in rows:
-        ratios = f"{direct[0] / chosen[0]:.2f} {direct[1] / chosen[1]:.2f}" if algorithm != "direct" else ""
+    print(f"{'layer':22} {'batch':>7} {head}   {'':8}{head}   faster: 1 thread, 2, model")
+    for name, batch, flops, why, direct, chosen in rows:
+        algorithm, model = _read(why)
+        ratios = f"{direct[0] / chosen[0]:.2f} {direct[1] / chosen[1]:.2f} {model}" if model else ""
         print(f"{name:22} {batch:7} {_rates(flops, direct, peak)}   {algorithm:8}{_rates(flops, chosen, peak)}   {ratios}")
 
 
@@ -57,7 +60,7 @@ def _rates(flops: float, times: Times, peak: float | None) -> str:
 
 def _measure(batch: int, name: str, size: int, channels: int, filters: int, kernel: int, stride: int,
              seconds: float) -> tuple[str, int, float, str, Times, Times]:
-    """Floating-point operations, the algorithm chosen, and the best seconds with one worker and with two of both."""
+    """Floating-point operations, what is chosen and why, and the best seconds with one worker and with two of both."""
     src = cx.Input((size, size, channels))
     layer = cx.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=False)
     net = cx.Model(src, layer(src), exact=True)
@@ -70,11 +73,11 @@ def _measure(batch: int, name: str, size: int, channels: int, filters: int, kern
     runs = {(which, n): lambda plan=plan, n=n: plan.run([x], n, dst) for which, plan in plans.items() for n in (1, 2)}
     times = in_turn(runs, seconds, 3)
     best = {key: float(values.min()) for key, values in times.items()}
-    return (name, batch, 2.0 * sum(step.macs for step in direct.steps), _algorithm(chosen),
+    return (name, batch, 2.0 * sum(step.macs for step in direct.steps), chosen.steps[-1].why,
             (best["direct", 1], best["direct", 2]), (best["chosen", 1], best["chosen", 2]))
 
 
-def _algorithm(plan: Plan) -> str:
-    """``direct``, ``F(2x2)`` or ``F(4x4)``."""
-    why = plan.steps[-1].why
-    return why[why.index("F(") :].split(",")[0] + ")" if why.startswith("winograd") else "direct"
+def _read(why: str) -> tuple[str, str]:
+    """``F(2x2)`` or ``F(4x4)`` with the cost of the direct sum as the model has it; ``direct`` and nothing."""
+    algorithm, model = re.match(r"winograd (F\(\dx\d)", why), re.search(r"direct ([\d.]+)x", why)
+    return (f"{algorithm[1]})", model[1]) if algorithm and model else ("direct", "")

@@ -96,11 +96,11 @@ def test_peak(level):
 def test_peers(monkeypatch, capsys, tmp_path):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("benchmarks.peers.NETWORKS", ("lenet5",))
-    monkeypatch.setattr("benchmarks.peers.ENGINES", {"cnnext": None, "onnxruntime": None})
+    monkeypatch.setattr("benchmarks.peers.OTHERS", ("onnxruntime",))
     monkeypatch.setattr("benchmarks.peers.PICTURE", tmp_path / "peers.png")
     monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "--quick"])
     program.main()
     shown = capsys.readouterr().out
-    assert re.search(r"^lenet5 +1 +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
-    assert re.search(r"^geometric mean, batch 1: [\d.]+, least [\d.]+ ", shown, re.MULTILINE)
+    assert re.search(r"^lenet5 +2 +1 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
+    assert re.search(r"^geometric mean, 2 thread\(s\), batch 1: [\d.]+, exact [\d.]+; least [\d.]+$", shown, re.MULTILINE)
     assert (tmp_path / "peers.png").stat().st_size > 1000

@@ -20,7 +20,7 @@ TILES_WANTED = 16           # so that a worker that is preempted delays the step
 # Costs are cycles of one core, which starts two vectors of multiply-adds in each. A register tile reaches this share of it.
 TILE_EFFICIENCY = 0.9
 # Weights that do not stay in L2, beside all else, come from L3, at so many bytes a cycle and core, while products go on.
-L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 8.0
+L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 10.0
 
 # The first algorithm of a list is the most accurate. Another has to cost less than this share of it.
 CLEARLY_LESS = 0.87
