@@ -81,7 +81,7 @@ $(VENV)/stamp-native: $(NATIVE_SOURCES) $(VENV)/flavour $(VENV)/stamp-tools
 
 # The first-party plugins, editable: packages of their own that build against the cnnext installed here.
 $(VENV)/stamp-plugins: $(wildcard plugins/*/pyproject.toml plugins/*/setup.py plugins/*/*/*.pyx plugins/*/*/*.c) \
-    $(VENV)/stamp-native | $(VENV)/stamp-test
+    $(VENV)/stamp-native | $(VENV)/stamp-demo
 	$(PIP) install --no-build-isolation --no-deps $(addprefix --editable ,$(wildcard plugins/cnnext-*))
 	@touch $@
 

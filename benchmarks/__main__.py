@@ -8,7 +8,8 @@ from importlib import import_module
 BENCHMARKS = {
     "startup": "import time beside NumPy's, size of the wheel",
     "plugins": "a native layer from outside beside the built-in one, import time with 50 plugins",
-    "kernels": "convolutions beside the peak of the core",
+    "kernels": "convolutions and passes beside peak and bandwidth of the core",
+    "winograd": "3x3 convolutions: the direct sum beside what is chosen",
     "inference": "LeNet-5, one image and 64, beside other engines where they are installed",
     "real_models": "trained ONNX models on real inputs, cnnext beside ONNX Runtime",
     "peers": "the ten networks beside ONNX Runtime and OpenVINO, with a chart",

@@ -32,6 +32,13 @@ def _cnnext(model: bytes, threads: int) -> Run:
     return lambda feed: session.run(None, feed)
 
 
+def _cnnext_exact(model: bytes, threads: int) -> Run:
+    import cnnext as cx
+
+    session = cx.InferenceSession(model, num_threads=threads, exact=True)
+    return lambda feed: session.run(None, feed)
+
+
 def _onnxruntime(model: bytes, threads: int) -> Run:
     import onnxruntime as ort
 
@@ -50,8 +57,10 @@ def _openvino(model: bytes, threads: int) -> Run:
     return lambda feed: list(compiled(dict(feed)).values())
 
 
-ENGINES: dict[str, Callable[[bytes, int], Run]] = {"cnnext": _cnnext, "onnxruntime": _onnxruntime, "openvino": _openvino}
-"""Engines by name: ``make(model, threads)`` returns what runs a feed."""
+ENGINES: dict[str, Callable[[bytes, int], Run]] = {
+    "cnnext": _cnnext, "cnnext-exact": _cnnext_exact, "onnxruntime": _onnxruntime, "openvino": _openvino,
+}
+"""Engines by name: ``make(model, threads)`` returns what runs a feed. ``cnnext-exact`` is cnnext without Winograd."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def _serve(pipe: Connection, name: str, model: bytes, feed: Feed, threads: int) 
         run = ENGINES[name](model, threads)
         pipe.send([np.asarray(a) for a in run(feed)])
     except ImportError as error:
-        pipe.send(f"not installed ({error}). Type: pip install {name}")
+        pipe.send(f"not installed ({error}). Type: pip install {name.partition('-')[0]}")
         return
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")

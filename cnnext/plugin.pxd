@@ -222,6 +222,14 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*winograd_dst)(const cnx_winograd *w) noexcept nogil
         void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,
                                  int64_t n) noexcept nogil
+        void (*binary_rows)(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                            int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n) noexcept nogil
+        void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
+                           int64_t rows, int64_t n) noexcept nogil
+        void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
+                             int64_t n) noexcept nogil
+        void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
+                                 int64_t n) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

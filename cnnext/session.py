@@ -53,6 +53,7 @@ class InferenceSession:
             model = load(model, external_data=external_data)
         self._model = model
         self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)
+        self._names = [v.name for v in self._runner.graph.inputs]
 
     def get_inputs(self) -> list[NodeArg]:
         """Names, shapes and types of the inputs."""
@@ -79,14 +80,7 @@ class InferenceSession:
         -------
         list of ndarray
         """
-        names = [v.name for v in self._runner.graph.inputs]
-        for name in input_feed:
-            if name not in names:
-                raise ValueError("session: " + unknown("input", name, names))
-        for name in names:
-            if name not in input_feed:
-                raise ValueError(message("session", "input_feed", f"contain {name!r}", list(input_feed)))
-        results = self._runner.run([input_feed[name] for name in names], outputs)
+        results = self._runner.run(self._arrays(input_feed), outputs)
         if output_names is None:
             return results
         by_name = dict(zip((v.name for v in self._runner.graph.outputs), results, strict=True))
@@ -94,6 +88,17 @@ class InferenceSession:
             if name not in by_name:
                 raise ValueError("session: " + unknown("output", name, by_name))
         return [by_name[name] for name in output_names]
+
+    def _arrays(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The feed in the order of the inputs, whose names it must have."""
+        names = self._names
+        for name in feed:
+            if name not in names:
+                raise ValueError("session: " + unknown("input", name, names))
+        for name in names:
+            if name not in feed:
+                raise ValueError(message("session", "input_feed", f"contain {name!r}", list(feed)))
+        return [feed[name] for name in names]
 
     def plan(self, *shapes: Sequence[int]) -> Plan:
         """The plan for these input shapes, for ``plan.explain()``."""

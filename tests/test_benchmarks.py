@@ -21,14 +21,22 @@ def test_inference(monkeypatch, capsys):
 
 
 def test_kernels(monkeypatch, capsys):
-    monkeypatch.setattr("benchmarks.kernels.SHAPES", [("strided", 8, 3, 4, 3, 2)])
-    monkeypatch.setattr("benchmarks.kernels.WINOGRAD_SHAPES", [("square", 28, 32, 32, 3, 1)])
+    monkeypatch.setattr("benchmarks.kernels.SHAPES", [("conv", 8, 3, 8, 3, 1)])
+    monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [("dw", 9, 5, 3, 2, "silu")])
     monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
     program.main()
-    numbers = r"[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+"
-    shown = capsys.readouterr().out
-    assert re.search(rf"^strided +1 +{numbers} +direct +{numbers} *$", shown, re.MULTILINE)
-    assert re.search(rf"^square +1 +{numbers} +F\(4x4\) +{numbers} +[\d.]+ [\d.]+ [\d.]+$", shown, re.MULTILINE)
+    row = r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
+    assert rows[:3] == ["conv", "dw 9, 5", "planes to pixels (3, 224, 224)"]
+    assert rows[-1] == "softmax (118, 158, 2)"
+
+
+def test_winograd(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.winograd.SHAPES", [("wide", 28, 64, 64, 3, 1), ("narrow", 5, 3, 4, 3, 1)])
+    monkeypatch.setattr("sys.argv", ["benchmarks", "winograd", "--quick"])
+    program.main()
+    rows = re.findall(r"^(wide|narrow) +1 .*(F\(4x4\)|F\(2x2\)|direct) ", capsys.readouterr().out, re.MULTILINE)
+    assert rows == [("wide", "F(4x4)"), ("narrow", "direct")]
 
 
 def test_plugins(monkeypatch, capsys):
@@ -88,11 +96,11 @@ def test_peak(level):
 def test_peers(monkeypatch, capsys, tmp_path):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("benchmarks.peers.NETWORKS", ("lenet5",))
-    monkeypatch.setattr("benchmarks.peers.ENGINES", {"cnnext": None, "onnxruntime": None})
+    monkeypatch.setattr("benchmarks.peers.OTHERS", ("onnxruntime",))
     monkeypatch.setattr("benchmarks.peers.PICTURE", tmp_path / "peers.png")
     monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "--quick"])
     program.main()
     shown = capsys.readouterr().out
-    assert re.search(r"^lenet5 +1 +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
-    assert re.search(r"^geometric mean, batch 1: [\d.]+, least [\d.]+ ", shown, re.MULTILINE)
+    assert re.search(r"^lenet5 +2 +1 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
+    assert re.search(r"^geometric mean, 2 thread\(s\), batch 1: [\d.]+, exact [\d.]+; least [\d.]+$", shown, re.MULTILINE)
     assert (tmp_path / "peers.png").stat().st_size > 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Parameter:
 
     __slots__ = ("data", "name", "trainable", "version")
 
+    changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
+
     def __init__(self, name: str, data: np.ndarray, trainable: bool = True):
         self.name = name
         self.data = np.ascontiguousarray(data, dtype=np.float32)
@@ -42,7 +44,12 @@ class Parameter:
     def assign(self, array: np.ndarray) -> None:
         """Copy new contents into the same memory."""
         self.data[...] = array
+        self.changed()
+
+    def changed(self) -> None:
+        """Note that the contents have changed."""
         self.version += 1
+        Parameter.changes += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, shape={self.data.shape})"

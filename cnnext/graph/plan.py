@@ -271,6 +271,7 @@ class Plan:
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
         self._versions: list[int] | None = None
+        self._changes = -1
         self._lock = new_lock(self)
         self._idle: list[_Context] = []
 
@@ -319,9 +320,13 @@ class Plan:
 
     def prepare(self) -> None:
         """Compute what depends on parameters and constants alone (packed weights), unless it is up to date."""
+        changes = Parameter.changes
+        if changes == self._changes:
+            return
         versions = [p.version for p in self._parameters]
         with self._lock:
             if versions == self._versions:
+                self._changes = changes
                 return
             for storage in self._storages:
                 if storage.kind == "prologue" and storage.array is None:
@@ -330,7 +335,7 @@ class Plan:
                 self.program(self._prologue).run(1)
             for storage in self._intermediates:
                 storage.array = None
-            self._versions = versions
+            self._versions, self._changes = versions, changes
 
     def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,
             outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:

@@ -43,6 +43,7 @@ class Runner:
         self.num_threads = resolve_threads(num_threads)
         self._contents = sorted(contents)
         self._stages: OrderedDict[tuple[Any, ...], _Stage] = OrderedDict()
+        self._latest: _Latest | None = None
         self._lock = new_lock(self)
 
     def plan(self, shapes: Sequence[Shape]) -> Plan:
@@ -73,6 +74,9 @@ class Runner:
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
+        latest = self._latest
+        if latest is not None and outputs is None and all(map(_is_like, inputs, latest.likes)):
+            return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
@@ -84,6 +88,8 @@ class Runner:
         if stage.rest is None or stage.following is None:
             if outputs is not None:
                 check_outputs(stage.plan, arrays, outputs)
+            if not self._contents:
+                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], stage.plan)
             return stage.plan.run(arrays, n_threads, outputs)
         return stage.following._run(stage.rest.feeds(stage.plan.run(arrays, n_threads)), outputs, n_threads)
 
@@ -91,6 +97,7 @@ class Runner:
         """Drop all plans and give their memory back."""
         with self._lock:
             self._stages.clear()
+            self._latest = None
 
 
 @dataclass
@@ -100,6 +107,18 @@ class _Stage:
     plan: Plan
     rest: Rest | None
     following: Runner | None
+
+
+@dataclass(frozen=True)
+class _Latest:
+    """What the last run's inputs were like, checked then, and their plan: most runs are like the one before."""
+
+    likes: list[tuple[Shape, np.dtype]]
+    plan: Plan
+
+
+def _is_like(array: np.ndarray, like: tuple[Shape, np.dtype]) -> bool:
+    return type(array) is np.ndarray and array.shape == like[0] and array.dtype == like[1] and array.flags.c_contiguous
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:

@@ -283,6 +283,14 @@ typedef struct cnx_simd {
     void (*winograd_dst)(const cnx_winograd *w);
     /* G g G^T of the nine taps of n filters, n whole vectors: tap t is src + t * src_step. */
     void (*winograd_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n);
+    /* binary, and prelu, on `rows` rows of n floats */
+    void (*binary_rows)(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                        int64_t b_step, float *y, int64_t y_row, int64_t rows, int64_t n);
+    void (*prelu_rows)(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
+                       int64_t rows, int64_t n);
+    /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
+    void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+    void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

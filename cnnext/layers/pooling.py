@@ -350,7 +350,8 @@ def lower_pool(b: PlanBuilder, op: str, src: View, dst: View, taps: list[Tap], s
 def lower_global_avg(b: PlanBuilder, src: View, dst: View) -> None:
     """Append the mean over the rows and columns of ``src`` (N, H, W, C); ``dst`` is (N, 1, 1, C)."""
     n, h, w, c = src.shape
-    _, channels = image_blocks((n, 1, 1, c), h * w)
+    # Four vectors at least: a sum over pixels waits for itself, and only its neighbours fill the time.
+    channels = max(image_blocks((n, 1, 1, c), h * w)[1], 4 * b.vl)
     b.step("global_avg", [src], [dst], {"channels": channels}, tiles=n * ceil(c / channels), scratch_bytes=4 * channels,
            why=f"{channels} channels a tile")
 

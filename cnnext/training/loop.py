@@ -201,7 +201,7 @@ class Trainer:
             # of them are stale.
             self.optimizer.steps += 1
             for parameter in built.parameters:
-                parameter.version += 1
+                parameter.changed()
         return loss, predictions
 
     def evaluate(self, x: Any, y: Any, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:

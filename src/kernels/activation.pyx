@@ -2,9 +2,9 @@
 
 Design
     Memory-bound: one pass over rows, all arithmetic in the row primitives. PReLU and softmax need a pixel's channels
-    together, so their tiles are whole rows. Dropout stores no mask: whether an element is kept is a hash of the run's
-    seed and of its own number, so forward and backward find the same mask on any number of threads, for any tiles and
-    strides.
+    together, so their tiles are whole rows; those at one distance go to a primitive in one call. Dropout stores no mask:
+    whether an element is kept is a hash of the run's seed and of its own number, so forward and backward find the same
+    mask on any number of threads, for any tiles and strides.
 """
 from libc.math cimport ldexp
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -28,10 +28,12 @@ cdef int unary(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef const cnx_tensor *dst = &args.dst[0]
     cdef row_range r = tile_rows(dst, <const rows_params *>p, worker.tile)
     cdef float[2] constants = [<float>p.first, <float>p.second]
-    cdef int64_t row
-    for row in range(r.first_row, r.last_row):
-        worker.simd.unary(<int32_t>p.op, row_at(&args.src[0], row, r.first), row_at(dst, row, r.first), r.count,
-                          constants)
+    cdef int64_t row = r.first_row, rows
+    while row < r.last_row:
+        rows = rows_alike(dst, row, r.last_row)
+        worker.simd.unary_rows(<int32_t>p.op, row_at(&args.src[0], row, r.first), row_step(&args.src[0]),
+                               row_at(dst, row, r.first), row_step(dst), rows, r.count, constants)
+        row += rows
     return CNX_OK
 
 
@@ -53,10 +55,13 @@ cdef int prelu(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     # dst = src[0] > 0 ? src[0] : src[1] * src[0]; src[1] the slope, the same at every pixel
     cdef const cnx_tensor *dst = &args.dst[0]
     cdef row_range r = tile_rows(dst, <const rows_params *>args.params, worker.tile)
-    cdef int64_t row
-    for row in range(r.first_row, r.last_row):
-        worker.simd.prelu(row_at(&args.src[0], row, r.first), row_at(&args.src[1], row, r.first),
-                          row_at(dst, row, r.first), r.count)
+    cdef int64_t row = r.first_row, rows
+    while row < r.last_row:
+        rows = rows_alike(dst, row, r.last_row)
+        worker.simd.prelu_rows(row_at(&args.src[0], row, r.first), row_step(&args.src[0]),
+                               row_at(&args.src[1], row, r.first), row_step(&args.src[1]),
+                               row_at(dst, row, r.first), row_step(dst), rows, r.count)
+        row += rows
     return CNX_OK
 
 
@@ -79,15 +84,18 @@ cdef int prelu_backward(const cnx_args *args, cnx_worker *worker) noexcept nogil
     return CNX_OK
 
 
-ctypedef void (*row_fn)(const float *x, float *y, int64_t n) noexcept nogil
+ctypedef void (*rows_fn)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n) noexcept nogil
 ctypedef void (*row_backward_fn)(const float *y, const float *dy, float *dx, int64_t n) noexcept nogil
 
 
-cdef inline int for_rows(const cnx_args *args, cnx_worker *worker, row_fn function) noexcept nogil:
+cdef inline int for_rows(const cnx_args *args, cnx_worker *worker, rows_fn function) noexcept nogil:
     cdef row_range r = tile_rows(&args.dst[0], <const rows_params *>args.params, worker.tile)
-    cdef int64_t row
-    for row in range(r.first_row, r.last_row):
-        function(row_at(&args.src[0], row, 0), row_at(&args.dst[0], row, 0), r.count)
+    cdef int64_t row = r.first_row, rows
+    while row < r.last_row:
+        rows = rows_alike(&args.dst[0], row, r.last_row)
+        function(row_at(&args.src[0], row, 0), row_step(&args.src[0]), row_at(&args.dst[0], row, 0),
+                 row_step(&args.dst[0]), rows, r.count)
+        row += rows
     return CNX_OK
 
 
@@ -100,11 +108,11 @@ cdef inline int for_rows_backward(const cnx_args *args, cnx_worker *worker, row_
 
 
 cdef int softmax(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    return for_rows(args, worker, worker.simd.softmax)
+    return for_rows(args, worker, worker.simd.softmax_rows)
 
 
 cdef int log_softmax(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    return for_rows(args, worker, worker.simd.log_softmax)
+    return for_rows(args, worker, worker.simd.log_softmax_rows)
 
 
 cdef int softmax_backward(const cnx_args *args, cnx_worker *worker) noexcept nogil:

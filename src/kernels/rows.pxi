@@ -48,3 +48,15 @@ cdef inline float *row_at(const cnx_tensor *t, int64_t row, int64_t first) noexc
     if t.rank > 1:
         offset += row * t.stride[0]
     return <float *>t.data + offset
+
+
+cdef inline int64_t rows_alike(const cnx_tensor *t, int64_t row, int64_t last) noexcept nogil:
+    # how many rows from `row` on, before `last`, lie at one distance in every tensor of this shape
+    if t.rank < 2:
+        return last - row
+    return min(t.shape[t.rank - 2] - row % t.shape[t.rank - 2], last - row)
+
+
+cdef inline int64_t row_step(const cnx_tensor *t) noexcept nogil:
+    # the distance of such rows
+    return t.stride[t.rank - 2] if t.rank > 1 else 0

@@ -5,6 +5,8 @@
  *              `op` is looked at once per call.
  *   Loops:     one vector per turn and one copy of the formula (load_row, store_row). The turns are independent, so the
  *              processor overlaps them by itself; cheap functions run at the speed of memory.
+ *   Rows:      short ones (a pixel's channels) come many to a call, which would cost more than they do; where they touch, as
+ *              one long row.
  *   In place:  a turn loads all it needs of its elements before it stores, so a result may be the row of a source.
  *   Reductions over rows keep up to 8 vectors of channels in registers and add row by row, first row first, on top of
  *              what `acc` holds: a channel's order is that of the rows alone, however they are cut into calls.
@@ -210,30 +212,46 @@ static void unary_backward(int32_t op, const float *saved, const float *dy, floa
     F(GREATER, select(x == y, splat(0.5f), one_if(x > y)))                                                             \
     F(EQUAL, one_if(x == y))
 
-static void binary(int32_t op, const float *a, int64_t a_step, const float *b, int64_t b_step, float *dst, int64_t n)
+static void binary_rows(int32_t op, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                        int64_t b_step, float *dst, int64_t dst_row, int64_t rows, int64_t n)
 {
     if (n <= 0) return;
-    const vf a_repeated = splat(*a), b_repeated = splat(*b);
+    if (a_row == n * a_step && b_row == n * b_step && dst_row == n) { /* one row, with one incomplete vector */
+        n *= rows;
+        rows = 1;
+    }
     switch (op) {
 #define BINARY_LOOP(NAME, VALUE)                                                                                       \
     case CNX_##NAME:                                                                                                   \
-        for (int64_t i = 0; i < n; i += CNX_VL) {                                                                      \
-            const vf x = a_step ? load_row(a + i, n - i) : a_repeated;                                                 \
-            const vf y = b_step ? load_row(b + i, n - i) : b_repeated;                                                 \
-            store_row(dst + i, VALUE, n - i);                                                                          \
+        for (int64_t row = 0; row < rows; row++, a += a_row, b += b_row, dst += dst_row) {                             \
+            const vf a_repeated = splat(*a), b_repeated = splat(*b);                                                   \
+            for (int64_t i = 0; i < n; i += CNX_VL) {                                                                  \
+                const vf x = a_step ? load_row(a + i, n - i) : a_repeated;                                             \
+                const vf y = b_step ? load_row(b + i, n - i) : b_repeated;                                             \
+                store_row(dst + i, VALUE, n - i);                                                                      \
+            }                                                                                                          \
         }                                                                                                              \
         break;
         BINARY_FORMULAS(BINARY_LOOP)
     }
 }
 
-static void prelu(const float *x, const float *slope, float *y, int64_t n)
+static void binary(int32_t op, const float *a, int64_t a_step, const float *b, int64_t b_step, float *dst, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += CNX_VL) {
-        const vf v = load_row(x + i, n - i);
-        store_row(y + i, select(v > 0, v, load_row(slope + i, n - i) * v), n - i);
-    }
+    binary_rows(op, a, 0, a_step, b, 0, b_step, dst, 0, 1, n);
 }
+
+static void prelu_rows(const float *x, int64_t x_row, const float *slope, int64_t slope_row, float *y, int64_t y_row,
+                       int64_t rows, int64_t n)
+{
+    for (int64_t row = 0; row < rows; row++, x += x_row, slope += slope_row, y += y_row)
+        for (int64_t i = 0; i < n; i += CNX_VL) {
+            const vf v = load_row(x + i, n - i);
+            store_row(y + i, select(v > 0, v, load_row(slope + i, n - i) * v), n - i);
+        }
+}
+
+static void prelu(const float *x, const float *slope, float *y, int64_t n) { prelu_rows(x, 0, slope, 0, y, 0, 1, n); }
 
 static void prelu_backward(const float *x, const float *slope, const float *dy, float *dx, float *dslope, int64_t n)
 {
@@ -336,6 +354,47 @@ static void log_softmax(const float *x, float *y, int64_t n)
     for (int64_t i = 0; i < n; i += CNX_VL) sum += exp_v(load_logits(x + i, n - i) - largest);
     const vf log_total = log_v(splat(sum_lanes(sum)));
     for (int64_t i = 0; i < n; i += CNX_VL) store_row(y + i, load_row(x + i, n - i) - largest - log_total, n - i);
+}
+
+/* Rows of at most VL elements: VL rows at once, turned so that each is a lane; the order of a row's sum is that of its elements.
+ * Folding lanes row by row took 50 ns a row, whatever its length. */
+static void transpose(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols);
+CNX_INLINE void softmax_narrow(const int log, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n)
+{
+    float turned[CNX_VL * CNX_VL] = {0};
+    for (int64_t row = 0; row < rows; row += CNX_VL) {
+        const int64_t count = rows - row < CNX_VL ? rows - row : CNX_VL;
+        transpose(x + row * x_row, x_row, turned, CNX_VL, n, count);
+        vf largest = splat(-INFINITE), sum = splat(0);
+        for (int64_t i = 0; i < n; i++) largest = max_v(load(turned + i * CNX_VL), largest);
+        for (int64_t i = 0; i < n; i++) {
+            const vf shifted = load(turned + i * CNX_VL) - largest, e = exp_v(shifted);
+            sum += e;
+            store(turned + i * CNX_VL, log ? shifted : e);
+        }
+        const vf last = log ? log_v(sum) : 1 / sum;
+        for (int64_t i = 0; i < n; i++) {
+            const vf v = load(turned + i * CNX_VL);
+            store(turned + i * CNX_VL, log ? v - last : v * last);
+        }
+        transpose(turned, CNX_VL, y + row * y_row, y_row, count, n);
+    }
+}
+
+static void softmax_rows(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n)
+{
+    if (n <= CNX_VL)
+        softmax_narrow(0, x, x_row, y, y_row, rows, n);
+    else
+        for (int64_t row = 0; row < rows; row++) softmax(x + row * x_row, y + row * y_row, n);
+}
+
+static void log_softmax_rows(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n)
+{
+    if (n <= CNX_VL)
+        softmax_narrow(1, x, x_row, y, y_row, rows, n);
+    else
+        for (int64_t row = 0; row < rows; row++) log_softmax(x + row * x_row, y + row * y_row, n);
 }
 
 static void softmax_backward(const float *y, const float *dy, float *dx, int64_t n)

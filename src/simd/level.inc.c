@@ -62,4 +62,8 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .winograd_src = winograd_src,
     .winograd_dst = winograd_dst,
     .winograd_weights = winograd_weights,
+    .binary_rows = binary_rows,
+    .prelu_rows = prelu_rows,
+    .softmax_rows = softmax_rows,
+    .log_softmax_rows = log_softmax_rows,
 };

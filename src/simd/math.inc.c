@@ -141,7 +141,7 @@ CNX_INLINE vf tanh_v(vf x)
 
 /* 1 / (1 + exp(-x)) as g / (g + g exp(-x)) with g = 2^-32: from -104, where it is 0, to 65, where it is 1, the power of two of
  * g exp(-x) is that of a normal float, so that it is added to the exponent of exp(r) as it stands. The rounding of -x / ln 2
- * leaves n - 32 in the low bits of `biased`. */
+ * leaves n - 32 in the low bits of `biased`. A NaN is lost in integers, so the numerator takes it along. */
 CNX_INLINE vf sigmoid_v(vf x)
 {
     static const float c[] = {1, 1, 0.49999994f, 0.166665167f, 0.0416682847f, 0.00836925022f, 0.00138204684f};
@@ -151,7 +151,7 @@ CNX_INLINE vf sigmoid_v(vf x)
     const vf n = biased - bias;
     const vf r = -x - n * LN2_HIGH - n * LN2_LOW;
     const vf e = (vf)((vi)polynomial(r, 6, c) + ((vi)biased << 23));
-    return 0x1p-32f / (0x1p-32f + e);
+    return (0x1p-32f + 0 * r) / (0x1p-32f + e);
 }
 
 /* The standard normal distribution: the probability of a value below x, to full relative precision in both tails, and

@@ -32,7 +32,7 @@ def test_any_order(level, rest, batch, order, n_threads, seed):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("shape", [(2, 127, 16, 33), (1, 3, 224, 127), (1, 64, 64, 256), (3, 17, 1, 2100)])
+@pytest.mark.parametrize("shape", [(2, 127, 16, 33), (1, 3, 224, 127), (2, 3, 5, 11), (1, 64, 64, 256), (3, 17, 1, 2100)])
 @pytest.mark.parametrize("axes", [(0, 2, 3, 1), (0, 3, 1, 2), (0, 3, 2, 1)])
 def test_large(level, shape, axes):
     check(axes, shape, level, 3, 0)

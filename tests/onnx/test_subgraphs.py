@@ -263,8 +263,8 @@ def test_a_loop_that_does_not_run():
 
 def test_endless_loops_are_refused():
     ours = cx.InferenceSession(looped())
-    with pytest.raises(ValueError, match="Loop: at most 1000000 iterations. Received 2000000"):
-        ours.run(None, {"x": images(2, 3), "n": np.array(2_000_000)})
+    with pytest.raises(ValueError, match="Loop .*: at most 50000 iterations"):
+        ours.run(None, {"x": images(2, 3), "n": np.array(60_000)})
 
 
 def nested():
