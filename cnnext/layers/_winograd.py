@@ -28,7 +28,7 @@ FEWEST_TILES, FEWEST_STREAMING, MOST_TILES = 12, 24, 48
 PACK_CHUNK = 32                     # input channels of one piece of work of the transform of weights
 
 # Cycles of the transforms of a vector of channels of one tile, by m. With these the model's ratios to the direct sum are
-# those measured, within 20 %, for 7x7 to 256x256 pixels and 8 to 512 channels: benchmarks/kernels.py shows both.
+# those measured, within 20 %, for 7x7 to 256x256 pixels and 8 to 512 channels: benchmarks/winograd.py shows both.
 SOURCE_CYCLES = {2: 35.0, 4: 110.0}
 RESULT_CYCLES = {2: 25.0, 4: 80.0}
 WEIGHT_CYCLES = {2: 120.0, 4: 250.0}
