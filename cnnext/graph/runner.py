@@ -75,7 +75,8 @@ class Runner:
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
         latest = self._latest
-        if latest is not None and outputs is None and all(map(_is_like, inputs, latest.likes)):
+        if (latest is not None and outputs is None and latest.exact == self.exact
+                and all(map(_is_like, inputs, latest.likes))):
             return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
@@ -89,7 +90,7 @@ class Runner:
             if outputs is not None:
                 check_outputs(stage.plan, arrays, outputs)
             if not self._contents:
-                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], stage.plan)
+                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], self.exact, stage.plan)
             return stage.plan.run(arrays, n_threads, outputs)
         return stage.following._run(stage.rest.feeds(stage.plan.run(arrays, n_threads)), outputs, n_threads)
 
@@ -114,6 +115,7 @@ class _Latest:
     """What the last run's inputs were like, checked then, and their plan: most runs are like the one before."""
 
     likes: list[tuple[Shape, np.dtype]]
+    exact: bool
     plan: Plan
 
 
