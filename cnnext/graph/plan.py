@@ -444,7 +444,6 @@ class _Context:
         for slot in self.outputs:
             self.program.unbind(slot)
 
-
     def check_guards(self) -> None:
         """Raise if a step wrote outside the memory of its results or of its scratch."""
         if self.program.scratch_harmed():
