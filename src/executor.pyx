@@ -7,6 +7,9 @@ Design
     a tile, and skips what others have done when it comes back (an OpenMP barrier in its place cost a time slice per step
     on busy cores). One region per run saves 0.8 us a step. Tiles are cut by the plan, from shapes alone, so which worker
     computes a tile never changes a bit of the result.
+    A chain is a step of several kernels. Its tile is a band: some rows of one image. The worker that takes it makes all
+    kernel calls of that band; tensors between them lie in its scratch, those outside move on from band to band and from
+    image to image. Calls are kept once for bands that look alike.
     Steps that are Python callables (NumPy-level plugins) split the program: the region ends, the callable runs with the
     GIL, a new region begins.
     Addresses are bound once per buffer: a tensor knows its slot (arena, constant, input, output) and its offset in it.
@@ -15,12 +18,15 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cython.parallel cimport parallel, threadid
+from cpython cimport array
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cnnext.plugin cimport (CNX_ABI, CNX_BINARY_COUNT, CNX_ERROR_FAILED, CNX_ERROR_LABEL, CNX_KERNEL_CAPSULE, CNX_MAX_RANK,
-                            CNX_UNARY_COUNT, cnx_args, cnx_kernel, cnx_kernel_fn, cnx_simd, cnx_tensor, cnx_worker)
+                            CNX_OK, CNX_UNARY_COUNT, cnx_args, cnx_kernel, cnx_kernel_fn, cnx_simd, cnx_tensor, cnx_worker)
+
+import array
 
 from cnnext.errors import KernelError
 
@@ -65,9 +71,14 @@ UNARY_SAVES_OUTPUT = {name: bool(cnx_unary_saves_output(op)) for name, op in UNA
 BINARY = {(<bytes>cnx_binary_name(op)).decode(): op for op in range(CNX_BINARY_COUNT)}
 
 
-CODES = {CNX_ERROR_LABEL: "a class label lies outside [0, classes)", CNX_ERROR_FAILED: "the kernel failed"}
+CODES = {CNX_ERROR_LABEL: "a class label lies outside [0, classes)", CNX_ERROR_FAILED: "the kernel failed",
+         HARMED: "the kernel wrote outside its result"}
+AT_REST, IN_SCRATCH = REST, SCRATCH     # where the tensor of a band lies if it is none of those that move
 
 cdef enum:
+    HARMED = -1             # found by the executor, in guarded memory
+    REST = -1
+    SCRATCH = -2
     COUNTER_STRIDE = 16     # two cache lines per step: tiles taken, tiles finished
     TAKEN = 0
     FINISHED = 8
@@ -75,21 +86,98 @@ cdef enum:
     SCRATCH_SLACK = 4096 + 64   # between two workers' scratch: no shared cache line or set, and the guard zone of tests
 
 
-cdef struct step_t:
+cdef struct call_t:
     cnx_kernel_fn run
     cnx_args args
     int64_t n_tiles
+    int64_t first_tensor
+
+
+cdef struct bands_t:
+    int64_t n_bands                 # of an image
+    const int64_t *variant_of       # of each band
+    const int64_t *first_call       # of each variant, in the program's calls
+    int64_t n_outside
+    const int64_t *offset           # by band and tensor outside, in bytes
+    const int64_t *image_step       # by tensor outside
+    int64_t scratch_bytes           # of the tensors in between
+    const int64_t *first_zone       # of each variant
+    const int64_t *zones            # first and last byte of scratch that must stay as it is
+
+
+cdef struct step_t:
+    call_t call
+    bands_t *bands                  # NULL, or of a chain
+
 
 
 cdef struct program_t:
     step_t *steps
+    call_t *calls           # of chains
+    const cnx_tensor *tensors
+    const int32_t *mover    # REST, SCRATCH, or which of the chain's tensors outside
+    const int64_t *tensor_offset
+    int64_t frame_bytes     # for the tensors of one call, before each worker's scratch
     int64_t *counters
     const cnx_simd *simd
     char *scratch
     int64_t scratch_bytes
     int64_t failed_step
+    int64_t failed_call     # of a chain
     int64_t failed_code
     double *seconds         # NULL, or one per step
+
+
+cdef bint is_harmed(const bands_t *bands, int64_t variant, const unsigned char *scratch) noexcept nogil:
+    cdef int64_t z, i
+    for z in range(bands.first_zone[variant], bands.first_zone[variant + 1]):
+        for i in range(bands.zones[2 * z], bands.zones[2 * z + 1]):
+            if scratch[i] != 0xff:
+                return True
+    return False
+
+
+cdef int run_band(program_t *program, const bands_t *bands, cnx_worker *worker) noexcept nogil:
+    cdef int64_t image = worker.tile // bands.n_bands, band = worker.tile % bands.n_bands
+    cdef int64_t variant = bands.variant_of[band], c, code
+    cdef bint guarded = bands.first_zone[variant + 1] > bands.first_zone[variant]
+    cdef cnx_worker inner = worker[0]
+    inner.scratch = <char *>worker.scratch + bands.scratch_bytes
+    inner.scratch_bytes = worker.scratch_bytes - bands.scratch_bytes
+    if guarded:
+        memset(worker.scratch, 0xff, bands.scratch_bytes)
+    for c in range(bands.first_call[variant], bands.first_call[variant + 1]):
+        code = run_call(program, bands, &program.calls[c], image, band, <char *>worker.scratch, &inner)
+        if code == CNX_OK and guarded and is_harmed(bands, variant, <unsigned char *>worker.scratch):
+            code = HARMED
+        if code != CNX_OK:
+            cnx_lower(&program.failed_call, c)
+            return code
+    return CNX_OK
+
+
+cdef int run_call(program_t *program, const bands_t *bands, const call_t *call, int64_t image, int64_t band,
+                  char *scratch, cnx_worker *worker) noexcept nogil:
+    cdef cnx_tensor *tensors = <cnx_tensor *>(scratch - program.frame_bytes)
+    cdef cnx_args args = call.args
+    cdef int64_t n = args.n_src + args.n_dst, i, mover
+    cdef int code
+    memcpy(tensors, program.tensors + call.first_tensor, n * sizeof(cnx_tensor))
+    for i in range(n):
+        mover = program.mover[call.first_tensor + i]
+        if mover == SCRATCH:
+            tensors[i].data = scratch + program.tensor_offset[call.first_tensor + i]
+        elif mover != REST:
+            tensors[i].data = (<char *>tensors[i].data + bands.offset[band * bands.n_outside + mover]
+                               + image * bands.image_step[mover])
+    args.src = tensors
+    args.dst = tensors + args.n_src
+    for i in range(call.n_tiles):
+        worker.tile = i
+        code = call.run(&args, worker)
+        if code != CNX_OK:
+            return code
+    return CNX_OK
 
 
 cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint alone) noexcept nogil:
@@ -100,12 +188,15 @@ cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint 
     while True:
         if not alone:
             tile = cnx_take(&counters[TAKEN])
-        if tile >= step.n_tiles:
+        if tile >= step.call.n_tiles:
             return
         if cnx_read(&program.failed_step) > index:      # else a tile counts as done without being computed
             worker.tile = tile
-            code = step.run(&step.args, worker)
-            if code != 0:
+            if step.bands == NULL:
+                code = step.call.run(&step.call.args, worker)
+            else:
+                code = run_band(program, step.bands, worker)
+            if code != CNX_OK:
                 program.failed_code = code
                 cnx_lower(&program.failed_step, index)
         if not alone:
@@ -122,14 +213,14 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
     worker.size = sizeof(worker)
     worker.index = index
     worker.count = count
-    worker.scratch = program.scratch + index * program.scratch_bytes
-    worker.scratch_bytes = program.scratch_bytes
+    worker.scratch = program.scratch + index * program.scratch_bytes + program.frame_bytes
+    worker.scratch_bytes = program.scratch_bytes - program.frame_bytes
     worker.simd = program.simd
     start = cnx_seconds() if program.seconds != NULL and index == 0 else 0
     for s in range(first, last):
         run_tiles(program, s, &worker, count == 1)
         if count > 1:
-            cnx_wait_for(&program.counters[s * COUNTER_STRIDE + FINISHED], program.steps[s].n_tiles)
+            cnx_wait_for(&program.counters[s * COUNTER_STRIDE + FINISHED], program.steps[s].call.n_tiles)
         if cnx_read(&program.failed_step) <= s:
             return
         if program.seconds != NULL and index == 0:
@@ -145,14 +236,38 @@ cdef void walk_parallel(program_t *program, int64_t first, int64_t last, int n_t
         walk(program, first, last, threadid(), cnx_team_size())
 
 
+class Bands:
+    """What a chain does instead of one kernel call.
+
+    Parameters
+    ----------
+    variants : list of lists of steps, as those of ``Program``
+        The calls of one band. Their tensors have a sixth item: ``AT_REST``, ``IN_SCRATCH``, or which of those that move.
+    variant_of : list of int
+        For each band of an image.
+    offsets : list of lists of int
+        For each band: how many bytes further each of the moving tensors lies.
+    image_steps : list of int
+        Bytes of each moving tensor from image to image.
+    scratch_bytes : int
+        Of the tensors in scratch.
+    zones : list of lists of (first, last)
+        For each variant: bytes of the scratch that are to be checked.
+    """
+
+    def __init__(self, variants, variant_of, offsets, image_steps, scratch_bytes, zones):
+        self.variants, self.variant_of, self.offsets, self.image_steps = variants, variant_of, offsets, image_steps
+        self.scratch_bytes, self.zones = scratch_bytes, zones
+
+
 cdef class Program:
     """Steps bound to buffers, ready to run any number of times; one run at a time.
 
     Parameters
     ----------
     steps : list of tuples ``(name, kernel, src, dst, params, n_tiles)``
-        ``kernel`` is a capsule ``cnnext.kernel.v1`` or a Python callable ``f(src_arrays, dst_arrays)``; ``src`` and ``dst``
-        are lists of ``(slot, offset_bytes, dtype, shape, strides)``; ``params`` is bytes.
+        ``kernel`` is a capsule ``cnnext.kernel.v1``, ``Bands``, or a Python callable ``f(src_arrays, dst_arrays)``; ``src``
+        and ``dst`` are lists of ``(slot, offset_bytes, dtype, shape, strides, mover)``; ``params`` is bytes.
     n_slots : int
         How many buffers the tensors lie in.
     level : str
@@ -166,8 +281,10 @@ cdef class Program:
     cdef cnx_tensor *tensors
     cdef int64_t *tensor_offset
     cdef int32_t *tensor_slot
-    cdef int64_t n_steps, n_tensors
-    cdef list steps, buffers, segments, calls
+    cdef int32_t *mover
+    cdef bands_t *bands
+    cdef int64_t n_steps, n_tensors, n_filled
+    cdef list steps, buffers, segments, titles, tables
     cdef object make_array
     cdef int scratch_workers
 
@@ -176,63 +293,118 @@ cdef class Program:
         self.tensors = NULL
         self.tensor_offset = NULL
         self.tensor_slot = NULL
+        self.mover = NULL
+        self.bands = NULL
 
     def __init__(self, list steps, int n_slots, str level, int64_t scratch_bytes, make_array):
+        chains = [step[1] for step in steps if isinstance(step[1], Bands)]
+        calls = [call for chain in chains for calls in chain.variants for call in calls]
         self.steps = steps
         self.buffers = [None] * n_slots
         self.make_array = make_array
+        self.titles = [call[0] for call in calls]
+        self.tables = []
         self.n_steps = len(steps)
-        self.n_tensors = sum(len(step[2]) + len(step[3]) for step in steps)
-        self.program.steps = <step_t *>calloc(max(self.n_steps, 1), sizeof(step_t))
-        self.program.counters = <int64_t *>cnx_aligned(max(self.n_steps, 1) * COUNTER_STRIDE * sizeof(int64_t))
-        self.tensors = <cnx_tensor *>calloc(max(self.n_tensors, 1), sizeof(cnx_tensor))
-        self.tensor_offset = <int64_t *>calloc(max(self.n_tensors, 1), sizeof(int64_t))
-        self.tensor_slot = <int32_t *>calloc(max(self.n_tensors, 1), sizeof(int32_t))
-        if (self.program.steps == NULL or self.program.counters == NULL or self.tensors == NULL
-                or self.tensor_offset == NULL or self.tensor_slot == NULL):
-            raise MemoryError("no memory for the plan's steps")
+        self.n_filled = 0
+        self.n_tensors = sum(len(step[2]) + len(step[3]) for step in steps + calls)
+        self._allocate(len(calls), len(chains))
         encoded = level.encode()
         self.program.simd = cnx_simd_select(encoded)
         if self.program.simd == NULL:
             raise ValueError(f"this machine has no instruction-set level {level!r}")
-        self.program.scratch_bytes = (scratch_bytes + 63) // 64 * 64 + SCRATCH_SLACK
+        most = max([len(call[2]) + len(call[3]) for call in calls], default=0)
+        self.program.frame_bytes = (most * sizeof(cnx_tensor) + 63) // 64 * 64
+        self.program.scratch_bytes = (scratch_bytes + 63) // 64 * 64 + self.program.frame_bytes + SCRATCH_SLACK
         self.scratch_workers = 0
         self._fill_steps()
 
+    cdef _allocate(self, int64_t n_calls, int64_t n_chains):
+        self.program.steps = <step_t *>calloc(max(self.n_steps, 1), sizeof(step_t))
+        self.program.calls = <call_t *>calloc(max(n_calls, 1), sizeof(call_t))
+        self.program.counters = <int64_t *>cnx_aligned(max(self.n_steps, 1) * COUNTER_STRIDE * sizeof(int64_t))
+        self.tensors = <cnx_tensor *>calloc(max(self.n_tensors, 1), sizeof(cnx_tensor))
+        self.tensor_offset = <int64_t *>calloc(max(self.n_tensors, 1), sizeof(int64_t))
+        self.tensor_slot = <int32_t *>calloc(max(self.n_tensors, 1), sizeof(int32_t))
+        self.mover = <int32_t *>calloc(max(self.n_tensors, 1), sizeof(int32_t))
+        self.bands = <bands_t *>calloc(max(n_chains, 1), sizeof(bands_t))
+        if (self.program.steps == NULL or self.program.calls == NULL or self.program.counters == NULL
+                or self.tensors == NULL or self.tensor_offset == NULL or self.tensor_slot == NULL or self.mover == NULL
+                or self.bands == NULL):
+            raise MemoryError("no memory for the plan's steps")
+        self.program.tensors = self.tensors
+        self.program.tensor_offset = self.tensor_offset
+        self.program.mover = self.mover
+
     def __dealloc__(self):
         free(self.program.steps)
+        free(self.program.calls)
         free(self.program.counters)
         free(self.program.scratch)
         free(self.program.seconds)
         free(self.tensors)
         free(self.tensor_offset)
         free(self.tensor_slot)
+        free(self.mover)
+        free(self.bands)
 
     cdef _fill_steps(self):
-        cdef int64_t s, first_tensor = 0, segment_start = 0
-        cdef step_t *step
+        cdef int64_t s, segment_start = 0, first_call = 0, n_chains = 0
         self.segments = []
-        self.calls = []
-        for s, (name, kernel, src, dst, params, n_tiles) in enumerate(self.steps):
-            step = &self.program.steps[s]
-            step.args.abi = CNX_ABI
-            step.args.size = sizeof(cnx_args)
-            step.args.n_src = len(src)
-            step.args.n_dst = len(dst)
-            step.args.src = &self.tensors[first_tensor]
-            step.args.dst = &self.tensors[first_tensor + len(src)]
-            step.args.params = PyBytes_AS_STRING(params)
-            step.args.params_bytes = PyBytes_GET_SIZE(params)
-            step.args.n_tiles = step.n_tiles = n_tiles
-            for tensor in src + dst:
-                self._fill_tensor(first_tensor, tensor)
-                first_tensor += 1
-            if PyCapsule_IsValid(kernel, CNX_KERNEL_CAPSULE):
-                step.run = self._entry(name, kernel)
-            else:
+        for s, step in enumerate(self.steps):
+            self._fill_call(&self.program.steps[s].call, step)
+            if isinstance(step[1], Bands):
+                self.program.steps[s].bands = &self.bands[n_chains]
+                first_call = self._fill_bands(&self.bands[n_chains], step[1], first_call)
+                n_chains += 1
+            elif callable(step[1]):
                 self.segments.append((segment_start, s, s))
                 segment_start = s + 1
         self.segments.append((segment_start, self.n_steps, -1))
+
+    cdef _fill_call(self, call_t *call, step):
+        name, kernel, src, dst, params, n_tiles = step
+        call.args.abi = CNX_ABI
+        call.args.size = sizeof(cnx_args)
+        call.args.n_src = len(src)
+        call.args.n_dst = len(dst)
+        call.args.src = &self.tensors[self.n_filled]
+        call.args.dst = &self.tensors[self.n_filled + len(src)]
+        call.args.params = PyBytes_AS_STRING(params)
+        call.args.params_bytes = PyBytes_GET_SIZE(params)
+        call.args.n_tiles = call.n_tiles = n_tiles
+        call.first_tensor = self.n_filled
+        for tensor in src + dst:
+            self._fill_tensor(self.n_filled, tensor)
+            self.n_filled += 1
+        if PyCapsule_IsValid(kernel, CNX_KERNEL_CAPSULE):
+            call.run = self._entry(name, kernel)
+
+    cdef int64_t _fill_bands(self, bands_t *bands, chain, int64_t first_call) except -1:
+        # its calls stand in the program's from first_call on; returns where the next chain's do
+        firsts, zone_firsts, n_zones = [first_call], [0], 0
+        for calls, zones in zip(chain.variants, chain.zones):
+            for call in calls:
+                self._fill_call(&self.program.calls[first_call], call)
+                first_call += 1
+            firsts.append(first_call)
+            n_zones += len(zones)
+            zone_firsts.append(n_zones)
+        bands.n_bands = len(chain.variant_of)
+        bands.variant_of = self._table(chain.variant_of)
+        bands.first_call = self._table(firsts)
+        bands.n_outside = len(chain.image_steps)
+        bands.offset = self._table([offset for offsets in chain.offsets for offset in offsets])
+        bands.image_step = self._table(chain.image_steps)
+        bands.scratch_bytes = chain.scratch_bytes
+        bands.first_zone = self._table(zone_firsts)
+        bands.zones = self._table([byte for zones in chain.zones for zone in zones for byte in zone])
+        return first_call
+
+    cdef const int64_t *_table(self, numbers) except? NULL:
+        # one number more, so that the address of an empty table is one too
+        cdef array.array table = array.array("q", [*numbers, 0])
+        self.tables.append(table)
+        return <const int64_t *>table.data.as_longlongs
 
     cdef cnx_kernel_fn _entry(self, name, kernel) except NULL:
         cdef const cnx_kernel *entry = <const cnx_kernel *>PyCapsule_GetPointer(kernel, CNX_KERNEL_CAPSULE)
@@ -242,7 +414,7 @@ cdef class Program:
 
     cdef _fill_tensor(self, int64_t index, tensor):
         cdef cnx_tensor *t = &self.tensors[index]
-        slot, offset_bytes, dtype, shape, strides = tensor
+        slot, offset_bytes, dtype, shape, strides, mover = tensor
         if len(shape) > CNX_MAX_RANK:
             raise ValueError(f"a tensor has at most {CNX_MAX_RANK} dimensions. Received shape={shape}.")
         t.dtype = dtype
@@ -252,6 +424,7 @@ cdef class Program:
             t.stride[i] = strides[i]
         self.tensor_slot[index] = slot
         self.tensor_offset[index] = offset_bytes
+        self.mover[index] = mover
 
     def bind(self, int slot, buffer, bint writable=False):
         """Let the tensors of a slot lie in ``buffer`` (C contiguous), which stays referenced until the next bind."""
@@ -259,7 +432,7 @@ cdef class Program:
         cdef int64_t i
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
         for i in range(self.n_tensors):
-            if self.tensor_slot[i] == slot:
+            if self.tensor_slot[i] == slot and self.mover[i] != SCRATCH:
                 self.tensors[i].data = <char *>view.buf + self.tensor_offset[i]
         PyBuffer_Release(&view)
         self.buffers[slot] = buffer
@@ -313,6 +486,7 @@ cdef class Program:
         self._need_scratch(n_threads)
         memset(self.program.counters, 0, self.n_steps * COUNTER_STRIDE * sizeof(int64_t))
         self.program.failed_step = NO_STEP
+        self.program.failed_call = NO_STEP
         self.program.failed_code = 0
         for first, last, call in self.segments:
             if last > first:
@@ -327,11 +501,13 @@ cdef class Program:
 
     cdef _call(self, int64_t s):
         _, function, src, dst, _, _ = self.steps[s]
-        function([self.make_array(self.buffers[t[0]], *t[1:]) for t in src],
-                 [self.make_array(self.buffers[t[0]], *t[1:]) for t in dst])
+        function([self.make_array(self.buffers[t[0]], *t[1:5]) for t in src],
+                 [self.make_array(self.buffers[t[0]], *t[1:5]) for t in dst])
 
     cdef _raise(self):
         name = self.steps[self.program.failed_step][0]
+        if self.program.failed_call != NO_STEP:
+            name = self.titles[self.program.failed_call]
         reason = CODES.get(self.program.failed_code, f"the kernel returned error code {self.program.failed_code}")
         raise KernelError(f"{name}: {reason}.")
 

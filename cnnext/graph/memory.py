@@ -68,7 +68,8 @@ class Storage:
     ----------
     kind : str
         ``"arena"`` (lives from its first writer to its last reader), ``"input"`` and ``"output"`` (the caller's),
-        ``"fixed"`` (a parameter or a constant), ``"prologue"`` (computed once from fixed ones).
+        ``"fixed"`` (a parameter or a constant), ``"prologue"`` (computed once from fixed ones), ``"scratch"`` (lives while a
+        worker computes a band), ``"band"`` (rows of a value).
     size : int
         Elements.
     array : ndarray or None
@@ -93,6 +94,34 @@ class Storage:
     @property
     def n_bytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+
+class BandStorage(Storage):
+    """The rows of a value that lie at hand while a chain computes a band.
+
+    Attributes
+    ----------
+    host : View
+        The whole value, (N, H, W, C).
+    first_rows : list of int
+        Where each band begins.
+    """
+
+    __slots__ = ("first_rows", "host")
+
+    def __init__(self, host: View, first_rows: Sequence[int]):
+        super().__init__("band", host.size, host.storage.dtype)
+        self.host = host
+        self.first_rows = list(first_rows)
+
+    def view(self, rows: int) -> View:
+        """So many rows of one image."""
+        return View(self, 0, (1, rows, *self.host.shape[2:]), self.host.strides)
+
+    @property
+    def image_step(self) -> int:
+        """Elements from image to image; 0 where all share one."""
+        return self.host.strides[0] if self.host.shape[0] > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +205,14 @@ def padded_channels(shape: tuple[int, ...]) -> int:
     return channels + 16 if several_pixels and channels and channels % 256 == 0 else channels
 
 
+def padded_view(shape: tuple[int, ...], dtype: np.dtype = FLOAT32) -> View:
+    """New memory of an arena, its pixels as far apart as ``padded_channels`` says."""
+    ld = padded_channels(shape) if shape else 0
+    if not shape or ld in (0, shape[-1]):
+        return View.dense(Storage("arena", prod(shape), dtype), shape)
+    return View(Storage("arena", prod(shape[:-1]) * ld, dtype), 0, shape, dense_strides((*shape[:-1], ld)))
+
+
 class Layout:
     """Gives every value of a graph with concrete shapes its view.
 
@@ -251,11 +288,8 @@ class Layout:
                 return view
             if view is not None:
                 return view[value.node.outputs.index(value)]
-        ld = padded_channels(shape) if shape and value not in self._dense else 0
-        if not shape or ld in (0, shape[-1]):
-            return View.dense(Storage("arena", prod(shape), value.dtype), shape)
-        strides = dense_strides((*shape[:-1], ld))
-        return View(Storage("arena", prod(shape[:-1]) * ld, value.dtype), 0, shape, strides)
+        return View.dense(Storage("arena", prod(shape), value.dtype), shape) if value in self._dense else padded_view(
+            shape, value.dtype)
 
 
 def _views_inputs(node: Node) -> bool:
@@ -309,6 +343,12 @@ def plan_guarded_arena(storages: Iterable[Storage]) -> int:
         storage.offset_bytes = end
         end += -(-max(storage.n_bytes, 1) // ALIGN_BYTES) * ALIGN_BYTES + GUARD_BYTES
     return end
+
+
+def guard_zones(storages: Iterable[Storage]) -> list[tuple[int, int]]:
+    """First and last byte (exclusive) of the zones around storages that ``plan_guarded_arena`` has placed."""
+    ends = [(s.offset_bytes + s.n_bytes, s.offset_bytes + s.n_bytes + GUARD_BYTES) for s in storages]
+    return [(0, GUARD_BYTES), *ends]
 
 
 def reuse_in_place(steps: Sequence[tuple[bool, Sequence[View], Sequence[View]]],

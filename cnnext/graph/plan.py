@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from cnnext.graph.kernels import KERNEL_CAPSULE, is_kernel, kernel, pack_params
 from cnnext.graph.memory import (
     GUARD,
     GUARD_BYTES,
+    BandStorage,
     Layout,
     Storage,
     View,
@@ -34,7 +36,10 @@ from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
 
 if TYPE_CHECKING:
+    from cnnext.graph.chains import Bands, Run
     from cnnext.graph.profile import Profile
+
+    Chooser = Callable[["PlanBuilder", Graph], Sequence[Run]]
 
 # By their codes in cnnext_plugin.h; element types that have none there are numbered from CNX_OTHER_DTYPE on as they come.
 DTYPES: dict[int, Any] = dict(enumerate(map(np.dtype, (
@@ -57,6 +62,7 @@ def dtype_code(dtype: np.dtype) -> int:
 # Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
 # (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
 PARALLEL_THRESHOLD = 1_000_000
+TILES_WANTED = 16       # of a step, so that a worker that is preempted delays it by at most 1/16
 
 
 def switched_on(name: str) -> bool:
@@ -80,11 +86,17 @@ class Step:
     why: str
     elementwise: bool
     provider: str = ""
+    bands: Bands | None = None      # of a chain, which is one step of several kernels
 
     @property
     def title(self) -> str:
         """How errors call the step: node, kernel, and the plugin that it comes from."""
         return f"{self.name} ({self.kernel}{self.provider})"
+
+    @property
+    def parts(self) -> list[Step]:
+        """The kernel calls of a chain's usual band; of any other step, itself."""
+        return [self] if self.bands is None else self.bands.parts
 
     @property
     def moved_bytes(self) -> int:
@@ -104,6 +116,8 @@ class PlanBuilder:
     training : bool
     exact : bool
         Sums are to be added up as they are defined: no Winograd.
+    tiles_wanted : int
+        Pieces that a step should have at least, to keep many workers busy.
     """
 
     def __init__(self, graph: Graph, level: str, exact: bool = False):
@@ -116,8 +130,13 @@ class PlanBuilder:
         self.tile_rows: list[int] = info["tile_rows"]
         self.training = graph.training
         self.exact = exact or switched_on("CNNEXT_EXACT")
+        self.tiles_wanted = TILES_WANTED
         self.steps: list[Step] = []
         self.prologue: list[Step] = []
+        self._packed: dict[tuple[Any, ...], list[Storage]] = {}     # what bands compute once, and share
+        self._same: dict[Storage, Storage] = {}
+        self._banding = False
+        self._band_views: dict[Value, View] = {}
         self._graph = graph
         self._layout = Layout(graph)
         self._written: set[Storage] = set()     # by steps of a run
@@ -127,7 +146,12 @@ class PlanBuilder:
 
     def view(self, value: Value) -> View:
         """Where a value lies."""
-        return self._layout.view(value)
+        return self._band_views[value] if value in self._band_views else self._layout.view(value)
+
+    def let(self, value: Value, view: View) -> Value:
+        """Say where a value lies while a band is lowered; returns the value."""
+        self._band_views[value] = view
+        return value
 
     def temp(self, shape: Sequence[int], dtype: np.dtype = FLOAT32) -> View:
         """Memory that lives from the first step that writes it to the last that reads it."""
@@ -176,19 +200,52 @@ class PlanBuilder:
             if not is_kernel(entry):
                 raise PluginError(f"{self._node_name}: kernel {name!r} must be a capsule {KERNEL_CAPSULE!r}. "
                                   f"Received {entry!r}.")
+        if self._banding and callable(entry):
+            raise PluginError(f"{self._node_name}: a layer with `band` must lower to native kernels. Received entry={entry!r}.")
         packed = pack_params(name, tuple(fields), params or {})
-        step = Step(self._node_name, name, entry, list(src), list(dst), packed, tiles, scratch_bytes, macs, why,
+        src = [replace(v, storage=self._same[v.storage]) if v.storage in self._same else v for v in src]
+        step = Step(self._node_name, name, entry, src, list(dst), packed, tiles, scratch_bytes, macs, why,
                     elementwise, self._provider)
         if tiles <= 0 or all(v.size == 0 for v in dst):
             return
         if self._is_constant(step):
             for view in dst:
                 view.storage.kind = "prologue"
-            self.prologue.append(step)
+            if not (self._banding and self._is_known(step)):
+                self.prologue.append(step)
         else:
-            self._leave_prologue(step.dst)
-            self._written.update(v.storage for v in step.dst)
-            self.steps.append(step)
+            self._append(step)
+
+    def _append(self, step: Step) -> None:
+        self._leave_prologue(step.dst)
+        self._written.update(v.storage for v in step.dst)
+        self.steps.append(step)
+
+    def _is_known(self, step: Step) -> bool:
+        """Whether another band has packed the same: then its result is what this one's stands for."""
+        views = tuple((v.storage, v.offset, v.shape, v.strides) for v in step.src)
+        key = (step.kernel, views, step.params, tuple(v.shape for v in step.dst))
+        written = [v.storage for v in step.dst]
+        known = self._packed.setdefault(key, written)
+        self._same.update((mine, other) for mine, other in zip(written, known, strict=True) if mine is not other)
+        return known is not written
+
+    @contextmanager
+    def apart(self) -> Iterator[list[Step]]:
+        """Collect the steps of a band, which one worker computes."""
+        whole, self.steps, self._banding, self.tiles_wanted = self.steps, [], True, 1
+        try:
+            yield self.steps
+        finally:
+            self.steps, self._banding, self.tiles_wanted = whole, False, TILES_WANTED
+            self._band_views.clear()
+
+    def chain_step(self, name: str, bands: Bands, macs: int, why: str) -> None:
+        """Append the step of a chain."""
+        scratch = max(part.scratch_bytes for parts in bands.variants for part in parts)
+        self._append(Step(name, " + ".join(part.kernel for part in bands.parts), None, bands.outer_views("src"),
+                          bands.outer_views("dst"), b"", len(bands.variant_of) * bands.images, scratch, macs, why, False,
+                          bands=bands))
 
     def _leave_prologue(self, written: Sequence[View]) -> None:
         # A run writes here as well (the sum of two parameters and an input, a concat of both kinds): what was to be
@@ -209,14 +266,23 @@ class PlanBuilder:
         storage = view.storage
         return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
 
-    def lower_graph(self) -> None:
-        """Lower all nodes in order."""
-        for node in self._graph.nodes:
-            self._node_name = node.name
-            owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
-            self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
-            with contained(node.layer, "lowering rule"):
-                node.layer.lower(self, node)
+    def lower_graph(self, chooser: Chooser | None = None) -> None:
+        """Lower all nodes, those of chains together."""
+        from cnnext.graph.chains import choose_runs, lower_chain
+
+        for run in (chooser or choose_runs)(self, self._graph):
+            if run.rows:
+                lower_chain(self, run)
+            else:
+                self.lower_node(run.nodes[0])
+
+    def lower_node(self, node: Node) -> None:
+        """Lower one node."""
+        self._node_name = node.name
+        owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
+        self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+        with contained(node.layer, "lowering rule"):
+            node.layer.lower(self, node)
         self._provider = ""
 
 
@@ -234,6 +300,9 @@ class Plan:
         looking into a plugin.
     exact : bool
         Sums are added up as they are defined: no Winograd. So does ``CNNEXT_EXACT=1``, for all plans.
+    chooser : callable, optional
+        Which nodes are computed together by bands: ``chooser(builder, graph)`` gives ``Run``s of all nodes, by default
+        ``cnnext.graph.chains.choose_runs``.
 
     Notes
     -----
@@ -241,9 +310,10 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False):
+    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False,
+                 chooser: Chooser | None = None):
         builder = PlanBuilder(graph, level, exact)
-        builder.lower_graph()
+        builder.lower_graph(chooser)
         self.graph = graph
         self.guard = guard
         self.level = builder.level
@@ -253,6 +323,10 @@ class Plan:
         self._add_output_copies(builder)
         self._prologue = builder.prologue
         self._storages = self._number_storages()
+        for step in self.steps:
+            if step.bands is not None:
+                step.bands.arrange(guard)
+                step.scratch_bytes += step.bands.scratch_bytes
         spans = lifetimes((s.src, s.dst) for s in self.steps)
         if guard:
             self.arena_bytes = plan_guarded_arena(spans)
@@ -309,8 +383,7 @@ class Plan:
     def program(self, steps: Sequence[Step]) -> Any:
         """Steps as an executor's program, with all that is fixed bound."""
         program = executor.Program(
-            [(s.title, s.entry, [_describe(v) for v in s.src], [_describe(v) for v in s.dst],
-              s.params, s.tiles) for s in steps],
+            [_described(s) if s.bands is None else _described_bands(s, s.bands) for s in steps],
             self._n_slots, self.level, max((s.scratch_bytes for s in steps), default=0), array_at,
         )
         for storage in self._storages:
@@ -457,10 +530,31 @@ class _Context:
                                   f"{', '.join(writers)}.")
 
 
-def _describe(view: View) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
-    storage = view.storage
-    offset = view.offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind == "arena" else 0)
-    return storage.slot, offset, dtype_code(storage.dtype), view.shape, view.strides
+def _described(step: Step, outside: Sequence[BandStorage] = ()) -> tuple[Any, ...]:
+    """A step as the executor wants it."""
+    return (step.title, step.entry, [_describe(v, outside) for v in step.src], [_describe(v, outside) for v in step.dst],
+            step.params, step.tiles)
+
+
+def _described_bands(step: Step, bands: Bands) -> tuple[Any, ...]:
+    moving = bands.outside
+    calls = executor.Bands(
+        [[_described(part, moving) for part in parts] for parts in bands.variants], bands.variant_of,
+        [[s.first_rows[i] * s.host.strides[1] * s.dtype.itemsize for s in moving] for i in range(len(bands.variant_of))],
+        [s.image_step * s.dtype.itemsize for s in moving], bands.scratch_bytes, bands.zones)
+    return step.title, calls, [], [], b"", step.tiles
+
+
+def _describe(view: View, outside: Sequence[BandStorage] = ()) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...], int]:
+    """Slot, offset, element type, shape, strides; and for a band which of the values outside its rows are from."""
+    storage, offset, mover = view.storage, view.offset, executor.AT_REST
+    if isinstance(storage, BandStorage):
+        mover = outside.index(storage)
+        storage, offset = storage.host.storage, offset + storage.host.offset
+    elif storage.kind == "scratch":
+        mover = executor.IN_SCRATCH
+    offset_bytes = offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind in ("arena", "scratch") else 0)
+    return storage.slot, offset_bytes, dtype_code(storage.dtype), view.shape, view.strides, mover
 
 
 def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:

@@ -10,12 +10,10 @@ from typing import Protocol
 from cnnext._native.executor import UNARY
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
-from cnnext.graph.plan import PlanBuilder
+from cnnext.graph.plan import TILES_WANTED, PlanBuilder
 
 Pair = tuple[int, int]
 Tap = tuple[int, int, int, int]  # dh, dw, kh, kw
-
-TILES_WANTED = 16           # so that a worker that is preempted delays the step by at most 1/16
 
 # Costs are cycles of one core, which starts two vectors of multiply-adds in each. A register tile reaches this share of it.
 TILE_EFFICIENCY = 0.9

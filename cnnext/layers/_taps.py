@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from cnnext.geometry import PaddingPairs
+from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
@@ -29,6 +29,7 @@ from cnnext.layers._algorithms import (
 )
 from cnnext.layers._rows import row_step
 from cnnext.layers._winograd import Winograd
+from cnnext.layers.layer import Band
 
 TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
 MIN_TILE_MACS = 50_000
@@ -63,6 +64,20 @@ class Window2D:
         return [
             (i * dil_h - top, j * dil_w - left, *self._weight_index(i, j)) for i in range(kh) for j in range(kw)
         ]
+
+    def band(self, first: int, last: int, size: int) -> Band | None:
+        """Rows ``first`` to ``last`` of the result from the rows of a source of ``size`` that they see, or None: from none.
+
+        The rows beyond the image remain as padding.
+        """
+        (top, bottom), columns = self.padding
+        begin = first * self.strides[0] - top
+        end = (last - 1) * self.strides[0] - top + window_extent(self.kernel[0], self.dilation[0])
+        rows = max(begin, 0), min(end, size)
+        if rows[0] >= rows[1]:
+            return None
+        # a last window of a pool reaches beyond the padding where sizes are rounded up
+        return Band((rows,), (("padding", ((max(-begin, 0), max(min(end - size, bottom), 0)), columns)),))
 
     def phase_taps(self, row: int, col: int) -> list[Tap]:
         """The taps from diff_dst to the source pixels (SH * i + row, SW * j + col).
@@ -335,7 +350,7 @@ class _Tile:
         panel_block = n_panels if n_panels * panel_bytes <= 2 * PANEL_BLOCK_BYTES else max(
             1, PANEL_BLOCK_BYTES // panel_bytes)
         total = dst.shape[0] * dst.shape[1] * dst.shape[2] * depth * n_panels * width
-        macs = min(TILE_MACS, max(total // TILES_WANTED, MIN_TILE_MACS))
+        macs = min(TILE_MACS, max(total // b.tiles_wanted, MIN_TILE_MACS))
         if panel_bytes > LARGEST_PANEL_BYTES:
             macs = max(macs, STREAMING_PIXELS * depth * width)
         per_pixel = depth * panel_block * width

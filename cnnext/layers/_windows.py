@@ -33,7 +33,7 @@ class SlidingWindow:
         """``columns``: KW of the weights, to number the taps; ``whole_images``: a tile is some channels of an image."""
         n, oh, ow, c = dst.shape
         first, last = _interior(src.shape[2], ow, [t[1] for t in taps], strides[1])
-        rows, channels = image_blocks(dst.shape, len(taps)) if whole_images else _tile(dst.shape, len(taps))
+        rows, channels = image_blocks(dst.shape, len(taps)) if whole_images else _tile(b, dst.shape, len(taps))
         params = dict(n_taps=len(taps), SH=strides[0], SW=strides[1], first=first, last=last, rows=rows,
                       channels=channels)
         table = b.table([(dh, dw, kh * columns + kw) for dh, dw, kh, kw in taps] or [(0, 0, 0)])
@@ -53,12 +53,12 @@ def _interior(size: int, out: int, columns: Sequence[int], stride: int) -> Pair:
     return first, max(first, min(out, last))
 
 
-def _tile(shape: Sequence[int], n_taps: int) -> Pair:
+def _tile(b: PlanBuilder, shape: Sequence[int], n_taps: int) -> Pair:
     """Rows and channels of a tile: whole rows, unless a few rows are all the work there is."""
     n, oh, ow, c = shape
     row = ow * c * max(n_taps, 1)
-    wanted = min(TILE_TAPS, max(MIN_TILE_TAPS, n * oh * row // TILES_WANTED))
-    if row <= wanted or n * oh >= TILES_WANTED:
+    wanted = min(TILE_TAPS, max(MIN_TILE_TAPS, n * oh * row // b.tiles_wanted))
+    if row <= wanted or n * oh >= b.tiles_wanted:
         return max(1, min(oh, wanted // max(row, 1))), max(c, 1)
     blocks = ceil(c / max(MIN_CHANNELS, c * wanted // row // MIN_CHANNELS * MIN_CHANNELS))
     return 1, min(c, ceil(c / blocks / MIN_CHANNELS) * MIN_CHANNELS)

@@ -13,7 +13,7 @@ from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_we
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
-from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -94,6 +94,13 @@ class Convolution(Layer):
         bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
         lower_convolution(b, image_view(src), weights_view(b.view(node.weights["weights"])), bias,
                           image_view(b.view(node.output)), self.geometry(src.shape), no_epilogue(node))
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        shape = node.inputs[0].shape
+        window = self.geometry(shape)
+        if self.rank != 2 or is_winograd_window(window):   # whose groups of tiles are cut as they fit L2 already
+            return None
+        return window.band(first, last, shape[1] or 0)
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
@@ -206,6 +213,11 @@ class ConvolutionBackwardWeights(BackwardWeights):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, diff_dst = (image_view(b.view(v)) for v in node.inputs)
         lower_backward_weights(b, src, diff_dst, weights_view(b.view(node.output)), self.geometry)
+
+
+def is_winograd_window(window: Window2D) -> bool:
+    """Whether Winograd's algorithms may compute the convolution."""
+    return (window.kernel, window.strides, window.dilation, window.groups) == ((3, 3), (1, 1), (1, 1), 1)
 
 
 def output_size(layer: Layer, size: int | None, window: Window2D, axis: int, shape: Shape,

@@ -28,7 +28,7 @@ from cnnext.layers._windows import SlidingWindow, onnx_window, phase_view, phase
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
-from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -104,6 +104,10 @@ class DepthwiseConv2D(Layer):
             return
         added = b.view(epilogue.add) if epilogue.add is not None else None
         lower_depthwise(b, src, weights, bias, dst, window.taps(), window.strides, epilogue, added)
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        shape = node.inputs[0].shape
+        return self.geometry(shape).band(first, last, shape[1] or 0)
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,), (kh, kw, channels, multiplier) = node.inputs, node.weights["weights"].shape

@@ -16,7 +16,7 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
 from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
-from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.layer import Band, Gradients, Layer
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -53,6 +53,12 @@ class Join(Layer):
         first, *rest = (b.view(v).expanded(dst.shape) for v in node.inputs)
         for i, view in enumerate(rest):
             row_step(b, "binary", [first if i == 0 else dst, view], [dst], {"op": BINARY[self.op]}, why=self.op)
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        shapes, rows = [v.shape for v in node.inputs], node.output.shape[1]
+        if any(len(shape) == 3 and shape[0] != 1 for shape in shapes):     # rows without images
+            return None
+        return Band(tuple((first, last) if len(s) == 4 and s[1] == rows else None for s in shapes))
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         order = b.layout(*node.inputs)

@@ -8,7 +8,8 @@ A layer file has one order: attributes, parameters, shape rule, gradient, loweri
 - how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
   ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
 
-The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``window``, ``macs``.
+The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``band``, ``window``,
+``macs``.
 
 ``to_onnx(b, node)`` says what the layer is in an ONNX file: ``b``, a ``cnnext.onnx.builder.OnnxBuilder``, appends nodes and
 names tensors. The layer is asked in its channels-last form; its ``activation``, if it has such an attribute, is exported
@@ -77,6 +78,22 @@ class Gradients:
 
     inputs: Sequence[Value | None]
     weights: dict[str, Value | None] | None = None
+
+
+@dataclass(frozen=True)
+class Band:
+    """How some rows of a layer's output are computed: by the same layer, with other attributes, from some rows of its inputs.
+
+    Parameters
+    ----------
+    rows : tuple of (first, last) or None
+        For each input the rows (axis 1) that are read, ``last`` exclusive; None: the input whole.
+    attributes : tuple of (name, value)
+        What differs from the layer's own attributes, once the input is just these rows: the padding.
+    """
+
+    rows: tuple[tuple[int, int] | None, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
 
 
 class _Counter(threading.local):
@@ -367,6 +384,16 @@ class Layer:
     def view(self, node: Node, src: View) -> View | list[View] | None:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed, or None where not by themselves.
+
+        A layer that says so can be computed band by band, together with its neighbours, so that what lies between them
+        never leaves the cache. Asked in inference alone. Elementwise functions need the same rows of their source.
+        """
+        if self.as_epilogue() is None or node.weights or len(node.inputs) != 1:
+            return None
+        return Band(((first, last),))
 
     keeps_order: ClassVar[bool] = False  # the output has the source's elements in the source's order
 

@@ -19,7 +19,7 @@ from cnnext.layers._taps import Pair, Tap, Window2D
 from cnnext.layers._windows import SlidingWindow, image_blocks, onnx_window, phase_view, phases, receptive_window
 from cnnext.layers.attributes import boolean, data_format, number, padding, pair
 from cnnext.layers.conv2d import output_size
-from cnnext.layers.layer import Gradients, Layer, Window
+from cnnext.layers.layer import Band, Gradients, Layer, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -80,6 +80,10 @@ class Pooling(Layer):
             rows, cols = (_counts(src.shape, dst.shape, window, axis, self.count_include_pad) for axis in range(2))
             divisors = np.concatenate([rows, cols])
         lower_pool(b, self.op, src, dst, window.taps(), window.strides, divisors, self.power)
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        shape = node.inputs[0].shape
+        return self.geometry(shape).band(first, last, shape[1] or 0)
 
     def onnx_window(self, b: OnnxBuilder, node: Node) -> tuple[dict[str, Any], bool]:
         """The window's attributes in ONNX, and whether ONNX's pools take it: no pad as large as the kernel.
