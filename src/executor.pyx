@@ -110,7 +110,6 @@ cdef struct step_t:
     bands_t *bands                  # NULL, or of a chain
 
 
-
 cdef struct program_t:
     step_t *steps
     call_t *calls           # of chains

@@ -34,8 +34,9 @@ CACHE_BYTES = 768 << 10     # with the weights; where they do not fit, they come
 # one, from and to L3 or memory; a vector of multiply-adds takes one, and those of a node with few of them for each value it
 # reads and writes more; a kernel call takes some hundreds.
 L3_BYTES = 16 << 20
-L3_ROUND_BYTES, MEMORY_ROUND_BYTES = 7.5, 2.5
+L3_ROUND_BYTES, MEMORY_ROUND_BYTES = 16.0, 2.5
 OVERHEAD_MACS, CALL_CYCLES = 8, 400
+RAGGED_PIXELS = 3           # of the last register tile of each band, that are computed for nothing
 LEAST_SHARE = 0.02          # of the nodes' work: what a chain has to save, the model being no better
 
 
@@ -95,8 +96,7 @@ class Bands:
         spans = []
         for parts in self.variants:
             inside = {v.storage for part in parts for v in part.dst}
-            spans.append(lifetimes([[v for v in views if v.storage in inside] for views in (part.src, part.dst)]
-                                   for part in parts))
+            spans.append(lifetimes(([v for v in part.src if v.storage in inside], part.dst) for part in parts))
         self.scratch_bytes = max(plan_guarded_arena(s) if guard else plan_arena(s) for s in spans)
         self.zones = [guard_zones(s) if guard else [] for s in spans]
         for storages in spans:
@@ -228,7 +228,7 @@ def _split(b: PlanBuilder, run: Sequence[Node]) -> list[Run]:
 def _saving(b: PlanBuilder, nodes: Sequence[Node]) -> tuple[float, int]:
     """Cycles that a chain saves, and the rows of its bands; 0 rows where it does not pay."""
     work = [_cycles(b, node) for node in nodes]
-    saved = sum(_round_trip(node.output) for node in nodes[:-1])
+    saved = sum(_round_trip(node.output) for node in nodes[:-1] if not _is_elementwise(node))
     least = LEAST_SHARE * sum(work)
     best = (least, 0)
     if saved > least:
@@ -264,6 +264,7 @@ def _extra(b: PlanBuilder, nodes: Sequence[Node], work: Sequence[float], rows: i
         return None
     bands = ceil(height / rows)
     again = sum(cycles * max(0.0, (part.last - part.first) * bands / (part.node.output.shape[1] or 1) - 1)
+                + cycles * RAGGED_PIXELS / ((part.last - part.first) * (part.node.output.shape[2] or 1))
                 for cycles, part in zip(work, parts, strict=True))
     weights = sum(4 * prod(n or 1 for n in v.shape) for node in nodes for v in node.weights.values())
     streamed = weights * bands * images / L3_BYTES_PER_CYCLE if scratch + weights > CACHE_BYTES else 0.0
@@ -271,10 +272,15 @@ def _extra(b: PlanBuilder, nodes: Sequence[Node], work: Sequence[float], rows: i
     return again + streamed + idle + CALL_CYCLES * len(nodes) * bands * images
 
 
+def _is_elementwise(node: Node) -> bool:
+    """Whether the node works in place, or streams so fast that a chain gains nothing (measured: a gate, then 1x1)."""
+    return node.layer.window is None and not node.layer.macs(node)
+
+
 def _round_trip(value: Value) -> float:
     """Cycles in which a value leaves L2 and comes back."""
     size = 4 * prod(n or 1 for n in value.shape)
-    leaving = min(1.0, max(0.0, 2 * size / L2_BYTES - 1))     # half a cache stays, what is as large as it does not
+    leaving = min(1.0, max(0.0, size / L2_BYTES - 1))     # as large as a cache: it stays; twice as large: it does not
     return leaving * size / (L3_ROUND_BYTES if size < L3_BYTES else MEMORY_ROUND_BYTES)
 
 
@@ -294,7 +300,8 @@ def lower_chain(b: PlanBuilder, run: Run) -> None:
     bands = []
     for first in range(0, height, run.rows):
         parts = _parts(run.nodes, first, min(first + run.rows, height))
-        assert parts is not None, "a chain was chosen of nodes that can be computed by bands"
+        if parts is None:
+            raise PluginError(f"{run.nodes[-1].name}: `band` of a layer in this chain must be None for all rows or none.")
         bands.append(parts)
     outside = _outside(b, bands)
     variants: dict[tuple[object, ...], list[Step]] = {}

@@ -9,10 +9,15 @@ if TYPE_CHECKING:
 
 
 def explain(plan: Plan) -> str:
-    """The steps in order: node, kernel, MACs, tiles, bytes moved, where the result lies, and why this kernel."""
+    """The steps in order: node, kernel, MACs, tiles, bytes moved, where the result lies, and why this kernel.
+
+    Below a chain stand the kernel calls of a band of its, marked by a +.
+    """
     rows: list[tuple[str, ...]] = [("", "step", "kernel", "MACs", "tiles", "KiB", "result at", "why")]
     rows += [_row("once", s) for s in plan._prologue]
-    rows += [_row(str(i), s) for i, s in enumerate(plan.steps)]
+    for i, step in enumerate(plan.steps):
+        rows.append(_row(str(i), step))
+        rows += [_row("+", part) for part in step.parts if part is not step]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)) + "  " + row[-1] for row in rows]
     lines.insert(1, "-" * max(len(line) for line in lines))
@@ -32,7 +37,7 @@ def _row(label: str, step: Step) -> tuple[str, ...]:
 
 def _place(view: View) -> str:
     storage = view.storage
-    if storage.kind != "arena":
+    if storage.kind not in ("arena", "scratch"):
         return storage.kind
     inside = f" + {view.offset}" if view.offset else ""
-    return f"arena {storage.offset_bytes}{inside}"
+    return f"{storage.kind} {storage.offset_bytes}{inside}"

@@ -201,7 +201,8 @@ class PlanBuilder:
                 raise PluginError(f"{self._node_name}: kernel {name!r} must be a capsule {KERNEL_CAPSULE!r}. "
                                   f"Received {entry!r}.")
         if self._banding and callable(entry):
-            raise PluginError(f"{self._node_name}: a layer with `band` must lower to native kernels. Received entry={entry!r}.")
+            raise PluginError(f"{self._node_name}: a layer with `band` must lower to native kernels. "
+                              f"Received entry={entry!r}.")
         packed = pack_params(name, tuple(fields), params or {})
         src = [replace(v, storage=self._same[v.storage]) if v.storage in self._same else v for v in src]
         step = Step(self._node_name, name, entry, src, list(dst), packed, tiles, scratch_bytes, macs, why,
@@ -545,12 +546,13 @@ def _described_bands(step: Step, bands: Bands) -> tuple[Any, ...]:
     return step.title, calls, [], [], b"", step.tiles
 
 
-def _describe(view: View, outside: Sequence[BandStorage] = ()) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...], int]:
+def _describe(view: View, outside: Sequence[BandStorage] = ()) -> tuple[Any, ...]:
     """Slot, offset, element type, shape, strides; and for a band which of the values outside its rows are from."""
     storage, offset, mover = view.storage, view.offset, executor.AT_REST
     if isinstance(storage, BandStorage):
         mover = outside.index(storage)
-        storage, offset = storage.host.storage, offset + storage.host.offset
+        offset += storage.host.offset
+        storage = storage.host.storage
     elif storage.kind == "scratch":
         mover = executor.IN_SCRATCH
     offset_bytes = offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind in ("arena", "scratch") else 0)

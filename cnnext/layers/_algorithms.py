@@ -10,7 +10,7 @@ from typing import Protocol
 from cnnext._native.executor import UNARY
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
-from cnnext.graph.plan import TILES_WANTED, PlanBuilder
+from cnnext.graph.plan import PlanBuilder
 
 Pair = tuple[int, int]
 Tap = tuple[int, int, int, int]  # dh, dw, kh, kw

@@ -14,9 +14,8 @@ from math import ceil, prod
 from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
-from cnnext.graph.plan import PlanBuilder
+from cnnext.graph.plan import TILES_WANTED, PlanBuilder
 from cnnext.layers._algorithms import (
-    TILES_WANTED,
     Algorithm,
     Pair,
     Tap,
@@ -66,16 +65,17 @@ class Window2D:
         ]
 
     def band(self, first: int, last: int, size: int) -> Band | None:
-        """Rows ``first`` to ``last`` of the result from the rows of a source of ``size`` that they see, or None: from none.
+        """Rows ``first`` to ``last`` of the result from the rows of a source of ``size`` that they see.
 
-        The rows beyond the image remain as padding.
+        The rows beyond the image remain as padding. None where some could see padding alone.
         """
         (top, bottom), columns = self.padding
-        begin = first * self.strides[0] - top
-        end = (last - 1) * self.strides[0] - top + window_extent(self.kernel[0], self.dilation[0])
-        rows = max(begin, 0), min(end, size)
-        if rows[0] >= rows[1]:
+        extent = window_extent(self.kernel[0], self.dilation[0])
+        if max(top, bottom) >= extent:
             return None
+        begin = first * self.strides[0] - top
+        end = (last - 1) * self.strides[0] - top + extent
+        rows = max(begin, 0), min(end, size)
         # a last window of a pool reaches beyond the padding where sizes are rounded up
         return Band((rows,), (("padding", ((max(-begin, 0), max(min(end - size, bottom), 0)), columns)),))
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from cnnext.graph.memory import View
-from cnnext.graph.plan import PlanBuilder
+from cnnext.graph.plan import TILES_WANTED, PlanBuilder
 from cnnext.layers._algorithms import (
     L2_BYTES,
     L2_WEIGHTS_BYTES,
-    TILES_WANTED,
     TapSum,
     pack_weights,
     panel_vectors,

@@ -82,7 +82,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Band:
-    """How some rows of a layer's output are computed: by the same layer, with other attributes, from some rows of its inputs.
+    """How some rows of a layer's output are computed: by the layer, with other attributes, from some rows of its inputs.
 
     Parameters
     ----------
@@ -386,7 +386,7 @@ class Layer:
         return None
 
     def band(self, node: Node, first: int, last: int) -> Band | None:
-        """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed, or None where not by themselves.
+        """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed; None: never by themselves.
 
         A layer that says so can be computed band by band, together with its neighbours, so that what lies between them
         never leaves the cache. Asked in inference alone. Elementwise functions need the same rows of their source.
