@@ -137,18 +137,29 @@ def in_order(graph: Graph, chains: Sequence[Run]) -> list[Run]:
 
 def _followers(graph: Graph) -> dict[Node, Node]:
     readers, outputs = graph.consumers(), set(graph.outputs)
+    live = set(graph.inputs)    # what is not computed once for all runs
     after = {}
     for node in graph.nodes:
-        found = readers.get(node.outputs[0], []) if len(node.outputs) == 1 else []
-        if len(found) != 1 or node.output in outputs or node.output.is_fixed or len(found[0].outputs) != 1:
+        if live.isdisjoint(node.inputs):
             continue
-        follower, value = found[0], node.output
-        if _has_rows(value) and _has_rows(follower.output) and value.shape[0] == follower.output.shape[0] and (
-                follower.inputs.count(value) == 1):
-            whole = [_band(n, 0, n.output.shape[1] or 0) for n in (node, follower)]
-            if whole[0] is not None and whole[1] is not None and whole[1].rows[follower.inputs.index(value)] is not None:
-                after[node] = follower
+        live.update(node.outputs)
+        found = readers.get(node.outputs[0], []) if len(node.outputs) == 1 else []
+        if len(found) == 1 and node.output not in outputs and _is_link(node, found[0]):
+            after[node] = found[0]
     return after
+
+
+def _is_link(node: Node, follower: Node) -> bool:
+    """Whether rows of the follower's result can be computed from rows of the node's."""
+    value = node.output
+    if len(follower.outputs) != 1 or follower.inputs.count(value) != 1:
+        return False
+    shapes = value.shape, follower.output.shape
+    if not _has_rows(value) or not _has_rows(follower.output) or shapes[0][0] != shapes[1][0]:
+        return False
+    band = _band(follower, 0, shapes[1][1] or 0)
+    return band is not None and band.rows[follower.inputs.index(value)] is not None and (
+        _band(node, 0, shapes[0][1] or 0) is not None)
 
 
 def _has_rows(value: Value) -> bool:
@@ -214,39 +225,38 @@ def _parts(nodes: Sequence[Node], first: int, last: int) -> list[_Part] | None:
 
 def _split(b: PlanBuilder, run: Sequence[Node]) -> list[Run]:
     """The chains in a run that save most together."""
+    work = [_cycles(b, node) for node in run]
+    traffic = [0.0 if _is_elementwise(node) else _round_trip(node.output) for node in run]
     best: list[tuple[float, list[Run]]] = [(0.0, [])]
     for end in range(1, len(run) + 1):
         choices = [best[end - 1]]
         for start in range(max(0, end - MOST_NODES), end - 1):
-            saved, rows = _saving(b, run[start:end])
+            saved, rows = _saving(b, run[start:end], work[start:end], sum(traffic[start : end - 1]))
             if rows:
                 choices.append((best[start][0] + saved, [*best[start][1], Run(list(run[start:end]), rows)]))
         best.append(max(choices, key=lambda choice: choice[0]))
     return best[-1][1]
 
 
-def _saving(b: PlanBuilder, nodes: Sequence[Node]) -> tuple[float, int]:
+def _saving(b: PlanBuilder, nodes: Sequence[Node], work: Sequence[float], traffic: float) -> tuple[float, int]:
     """Cycles that a chain saves, and the rows of its bands; 0 rows where it does not pay."""
-    work = [_cycles(b, node) for node in nodes]
-    saved = sum(_round_trip(node.output) for node in nodes[:-1] if not _is_elementwise(node))
-    least = LEAST_SHARE * sum(work)
-    best = (least, 0)
-    if saved > least:
+    best = (LEAST_SHARE * sum(work), 0)
+    if traffic > best[0]:
         for rows in _heights(nodes[-1].output.shape[1] or 0):
             extra = _extra(b, nodes, work, rows)
             if extra is None:
                 break
-            best = max(best, (saved - extra, rows))
+            best = max(best, (traffic - extra, rows))
     return best
 
 
 def _heights(height: int) -> Iterator[int]:
-    """Rows of bands that divide a height about evenly, rising."""
-    seen = 0
+    """Rows of bands that divide a height about evenly: each a quarter more than the one before, at least."""
+    least = 1.0
     for bands in range(height, 0, -1):
         rows = ceil(height / bands)
-        if rows > seen:
-            seen = rows
+        if rows >= least:
+            least = 1.25 * rows
             yield rows
 
 
