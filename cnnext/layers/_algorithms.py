@@ -28,7 +28,8 @@ CLEARLY_LESS = 0.87
 class TapSum:
     """``dst[oh, ow] = epilogue(bias + sum over taps of src[oh * SH + dh, ow * SW + dw] * weights[kh, kw])``.
 
-    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC).
+    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC). With a ``gate`` (N, 1, 1, IC) each
+    image's source channels are multiplied by it; there is one group and one tap then.
     """
 
     src: View
@@ -41,6 +42,7 @@ class TapSum:
     backward: bool
     epilogue: Epilogue
     add: View | None
+    gate: View | None = None
 
     @property
     def channels(self) -> int:

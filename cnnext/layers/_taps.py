@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
+from cnnext._native.executor import BINARY
 from cnnext.geometry import PaddingPairs, window_extent
 from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
@@ -110,6 +111,15 @@ def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | Non
         (src, weights, dst), window = _turned(src, weights, dst), window.turned()
         add = _exchanged(add, 1) if add is not None else None
     _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
+
+
+def lower_gated(b: PlanBuilder, src: View, gate: View, weights: View, bias: View | None, dst: View,
+                epilogue: Epilogue) -> None:
+    """dst = epilogue((src * gate) * weights + bias) for pointwise weights (1, 1, IC, OC); ``gate`` (N, 1, 1, IC)."""
+    add = _like(b.view(epilogue.add), dst) if epilogue.add is not None else None
+    taps = Window2D((1, 1)).taps()
+    src, dst, add = _flatten_pixels(src, dst, add, images=src.shape[0])
+    lower_cheapest(b, TapSum(src, weights, bias, dst, taps, (1, 1), 1, False, epilogue, add, gate), ALGORITHMS)
 
 
 def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: View | None, diff_src: View,
@@ -244,12 +254,14 @@ class Direct:
         nv = panel_vectors(b, oc)
         panels = ceil(oc / (nv * b.vl))
         packed, bias = pack_weights(b, s, nv)
+        if s.gate is not None:
+            packed = _gated(b, packed, s.gate)
         tile = _Tile.choose(b, s.src, s.dst, s.taps, s.strides, k, groups * panels, nv)
         params = dict(
             G=groups, IC=k, OC=oc, SH=s.strides[0], SW=s.strides[1], n_seg=len(tile.segments), seg_len=tile.seg_len,
             seg_block=tile.seg_block, nv=nv, panels=panels, rows=tile.rows, cols=tile.cols,
-            panel_block=tile.panel_block, copy=tile.copy, dh_min=tile.dh_min, dw_min=tile.dw_min,
-            copy_rows=tile.copy_rows, copy_cols=tile.copy_cols, copy_ld=tile.copy_ld, copy_row=tile.copy_row,
+            panel_block=tile.panel_block, image_step=packed.strides[0] if s.gate is not None else 0, copy=tile.copy,
+            dh_min=tile.dh_min, dw_min=tile.dw_min, copy_rows=tile.copy_rows, copy_cols=tile.copy_cols, copy_ld=tile.copy_ld, copy_row=tile.copy_row,
             **s.epilogue_params(),
         )
         sources = [s.src, packed, b.table(tile.segments or [(0, 0, 0)])]
@@ -261,12 +273,23 @@ class Direct:
                macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
 
 
+def _gated(b: PlanBuilder, packed: View, gate: View) -> View:
+    """Packed weights (panels, IC, width) for each image, each of its source channels times the gate."""
+    images, channels = gate.shape[0], gate.shape[3]
+    shape = (images, *packed.shape)
+    factors = View(gate.storage, gate.offset, (images, 1, channels, 1), (gate.strides[0], 0, gate.strides[3], 0))
+    result = b.temp(shape)
+    row_step(b, "binary", [packed.expanded(shape), factors.expanded(shape)], [result], {"op": BINARY["multiply"]},
+             why=f"gate of {channels} channels into weights")
+    return result
+
+
 ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))
 
 
-def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:
-    # A pointwise convolution has no rows: all pixels of all images are one strip, where their strides allow.
-    flat = [(1, 1, v.shape[0] * v.shape[1] * v.shape[2], v.shape[3]) for v in (src, dst)]
+def _flatten_pixels(src: View, dst: View, add: View | None, images: int = 1) -> tuple[View, View, View | None]:
+    # A pointwise convolution has no rows: all pixels (of each image) are one strip, where their strides allow.
+    flat = [(images, 1, v.shape[0] * v.shape[1] * v.shape[2] // images, v.shape[3]) for v in (src, dst)]
     views = [src.reshaped(flat[0]), dst.reshaped(flat[1]), add.reshaped(flat[1]) if add is not None else None]
     if views[0] is None or views[1] is None or (add is not None and views[2] is None):
         return src, dst, add

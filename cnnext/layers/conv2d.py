@@ -9,7 +9,7 @@ from cnnext.geometry import PaddingPairs, axis_output_size, resolve_padding, win
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
-from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
+from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution, lower_gated
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
@@ -157,6 +157,26 @@ class Conv2D(Convolution):
     """
 
     type_name = "cnnext/Conv2D@1"
+
+
+class GatedConv2D(Conv2D):
+    """A pointwise ``Conv2D`` of ``src * gate``: inputs (N, H, W, IC) and (N, 1, 1, IC).
+
+    Each image has weights of its own, those of the layer times its gate: IC * OC products instead of H * W * IC.
+    """
+
+    n_inputs = 2
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        src, gate = (b.view(v) for v in node.inputs)
+        bias = b.view(node.weights["bias"]) if "bias" in node.weights else None
+        lower_gated(b, src, gate, b.view(node.weights["weights"]), bias, b.view(node.output), no_epilogue(node))
+
+    def band(self, node: Node, first: int, last: int) -> Band | None:
+        return Band(((first, last), None))
+
+    def fold_affine(self, g: Graph, node: Node, scale: Value, shift: Value) -> dict[str, Value] | None:
+        return None
 
 
 class Conv1D(Convolution):

@@ -36,6 +36,7 @@ cdef struct conv_direct_params:
     int64_t nv, panels              # vectors per panel, panels per group
     int64_t rows, cols              # output rows and columns of a tile
     int64_t panel_block             # panels of a tile, over all groups
+    int64_t image_step              # from the weights of an image to those of the next, or 0
     int64_t copy                    # 1: the source window goes through scratch
     int64_t dh_min, dw_min          # first source row and column of a window, relative to oh * SH, ow * SW
     int64_t copy_rows, copy_cols    # extent of the copied window of a full tile
@@ -97,6 +98,7 @@ cdef int conv_direct(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef int64_t oh0 = tile % row_tiles * p.rows
     tile //= row_tiles
     cdef int64_t n = tile % N
+    cdef const float *weights = packed + n * p.image_step
     cdef int64_t first_panel = tile // N * p.panel_block
     cdef int64_t last_panel = imin(first_panel + p.panel_block, p.G * p.panels)
     cdef int64_t rows = imin(p.rows, OH - oh0), cols = imin(p.cols, OW - ow0)
@@ -133,7 +135,7 @@ cdef int conv_direct(const cnx_args *args, cnx_worker *worker) noexcept nogil:
         while True:
             g.n_seg = imin(p.seg_block, p.n_seg - s)
             g.a_seg = seg + s
-            g.b = packed + (panel * p.n_seg + s) * p.seg_len * width
+            g.b = weights + (panel * p.n_seg + s) * p.seg_len * width
             g.accumulate = s > 0
             if s + g.n_seg >= p.n_seg:
                 g.bias = bias + panel * width if bias != NULL else NULL

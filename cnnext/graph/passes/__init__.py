@@ -16,6 +16,7 @@ from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
 from cnnext.graph.passes.fuse_gates import fuse_gates
+from cnnext.graph.passes.gate_weights import gate_weights
 from cnnext.graph.passes.nest_concats import nest_concats
 from cnnext.graph.passes.plugin_passes import plugin_passes
 from cnnext.graph.passes.sink_transposes import sink_transposes
@@ -39,5 +40,5 @@ def optimize(graph: Graph) -> Graph:
 
 def _fold_and_fuse(graph: Graph) -> Graph:
     if not graph.training:
-        graph = fold_affine(fuse_gates(nest_concats(graph)))
+        graph = gate_weights(fold_affine(fuse_gates(nest_concats(graph))))
     return fuse_epilogues(graph)
