@@ -261,7 +261,8 @@ class Direct:
             G=groups, IC=k, OC=oc, SH=s.strides[0], SW=s.strides[1], n_seg=len(tile.segments), seg_len=tile.seg_len,
             seg_block=tile.seg_block, nv=nv, panels=panels, rows=tile.rows, cols=tile.cols,
             panel_block=tile.panel_block, image_step=packed.strides[0] if s.gate is not None else 0, copy=tile.copy,
-            dh_min=tile.dh_min, dw_min=tile.dw_min, copy_rows=tile.copy_rows, copy_cols=tile.copy_cols, copy_ld=tile.copy_ld, copy_row=tile.copy_row,
+            dh_min=tile.dh_min, dw_min=tile.dw_min, copy_rows=tile.copy_rows, copy_cols=tile.copy_cols,
+            copy_ld=tile.copy_ld, copy_row=tile.copy_row,
             **s.epilogue_params(),
         )
         sources = [s.src, packed, b.table(tile.segments or [(0, 0, 0)])]
