@@ -17,6 +17,7 @@ import numpy as np
 
 from cnnext._native.executor import levels
 from cnnext.errors import KernelError, unknown
+from cnnext.graph.chains import Run, in_order, possible_runs
 from cnnext.graph.gradient import add_gradients
 from cnnext.graph.graph import FLOAT32, Graph, Shape, Value, ancestors
 from cnnext.graph.memory import guarded_empty
@@ -473,6 +474,22 @@ def _check_in_place(case: _Case) -> str:
     return ""
 
 
+def _check_bands(case: _Case) -> str:
+    """Computed by bands of one and of two rows, together with its neighbours, the layer gives the bits of the whole."""
+    graph = case.between_layers(False, False)
+    runs = possible_runs(graph)
+    neighbours = (Tanh, Softsign)
+    if all(isinstance(node.layer, neighbours) for run in runs for node in run):
+        raise _Skip("the layer computes all rows at once")
+    whole = case.run_plan(Plan(graph, default_level(), guard=True, chooser=lambda b, g: in_order(g, [])))
+    for rows in (1, 2):
+        chains = [Run(run, rows) for run in runs]
+        plan = Plan(graph, default_level(), guard=True, chooser=lambda b, g, chains=chains: in_order(g, chains))
+        for n_threads in (1, 2):
+            _same(case.run_plan(plan, n_threads), whole, f"by bands of {rows} rows")
+    return ""
+
+
 def _check_samples(case: _Case) -> str:
     """In inference, the result of a sample does not depend on the samples beside it."""
     if len({x.shape[0] for x in case.inputs}) > 1:
@@ -613,6 +630,7 @@ CHECKS: dict[str, Callable[[_Case], str]] = {
     "threads": _check_threads,
     "levels": _check_levels,
     "in place": _check_in_place,
+    "bands": _check_bands,
     "samples": _check_samples,
     "modes": _check_modes,
     "model file": _check_file,

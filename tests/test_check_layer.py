@@ -12,7 +12,7 @@ import pytest
 import cnnext as cx
 from cnnext import reference, testing
 from cnnext.layers.attributes import number
-from cnnext.layers.layer import ParameterSpec
+from cnnext.layers.layer import Band, ParameterSpec
 from cnnext.testing import EXPECTED, FAILED, PASSED, SKIPPED, UNEXPECTED, check_layer
 from tests.plugins.site import DOUBLES, native_layer
 
@@ -68,6 +68,23 @@ def test_a_numpy_layer_passes_with_and_without_a_reference():
     assert report.outcome("forward") == PASSED
     assert "against the reference" in str(report)
     assert check_layer(Scale(), [(2, 3, 4)]).ok
+
+
+class BorderInEachBand(cx.AvgPool2D):
+    """Takes the edge of a band for the border of the image."""
+
+    type_name = "acme/BorderInEachBand@1"
+
+    def band(self, node, first, last):
+        return Band(((first, last),))
+
+
+def test_rows_by_themselves_are_compared_with_the_whole():
+    shapes, options = [(2, 5, 4, 3)], dict(pool_size=3, strides=1, padding="same")
+    assert check_layer(cx.AvgPool2D(**options), shapes).outcome("bands") == PASSED
+    report = check_layer(BorderInEachBand(**options), shapes)
+    assert report.outcome("bands") == FAILED and "by bands of 1 rows" in str(report), report
+    assert check_layer(cx.GlobalAvgPool2D(keepdims=True), shapes).outcome("bands") == SKIPPED
 
 
 def test_the_twin_of_a_convolution_is_a_reference():

@@ -52,6 +52,6 @@ def test_a_new_plugin_from_nothing_to_a_loaded_model(environment, tmp_path, leve
     call(environment / "python", "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation",
          "--ignore-installed", tmp_path / "cnnext-acme", cwd=tmp_path)
     assert "acme/SwirlTwice@1" in call(environment / "cnnext", "plugins", "list", cwd=tmp_path)
-    assert "16 of 16 checks" in call(environment / "cnnext", "plugins", "check", "acme/SwirlTwice", cwd=tmp_path)
+    assert "17 of 17 checks" in call(environment / "cnnext", "plugins", "check", "acme/SwirlTwice", cwd=tmp_path)
     assert "trained, saved, loaded" in call(environment / "python", "-c", TRAIN, cwd=tmp_path)
     call(environment / "python", "-m", "pip", "uninstall", "--yes", "cnnext-acme", cwd=tmp_path)

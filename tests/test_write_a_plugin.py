@@ -26,7 +26,7 @@ def test_the_programs_of_the_guide(capsys):
     for program in programs:
         exec(program, names)
     printed = capsys.readouterr().out
-    assert "16 of 16 checks" in printed
+    assert "17 of 17 checks" in printed
     assert "['Transpose', 'Conv', 'Mul', 'Mul', 'Conv', 'Transpose']" in printed
     assert check_layer(names["ComposedGain"](3.0), [(2, 3, 4)], reference=lambda x, gain: 3 * gain * x).ok
     x = cx.Input((5, 6, 3))

@@ -34,7 +34,7 @@ CACHE_BYTES = 768 << 10     # with the weights; where they do not fit, they come
 # one, from and to L3 or memory; a vector of multiply-adds takes one, and those of a node with few of them for each value it
 # reads and writes more; a kernel call takes some hundreds.
 L3_BYTES = 16 << 20
-L3_ROUND_BYTES, MEMORY_ROUND_BYTES = 16.0, 2.5
+L3_ROUND_BYTES, MEMORY_ROUND_BYTES = 32.0, 4.0
 OVERHEAD_MACS, CALL_CYCLES = 8, 400
 RAGGED_PIXELS = 3           # of the last register tile of each band, that are computed for nothing
 LEAST_SHARE = 0.02          # of the nodes' work: what a chain has to save, the model being no better
@@ -138,15 +138,15 @@ def in_order(graph: Graph, chains: Sequence[Run]) -> list[Run]:
 def _followers(graph: Graph) -> dict[Node, Node]:
     readers, outputs = graph.consumers(), set(graph.outputs)
     live = set(graph.inputs)    # what is not computed once for all runs
-    after = {}
+    before: dict[Node, Node] = {}   # of two nodes whose results meet in a third, the later one
     for node in graph.nodes:
         if live.isdisjoint(node.inputs):
             continue
         live.update(node.outputs)
         found = readers.get(node.outputs[0], []) if len(node.outputs) == 1 else []
         if len(found) == 1 and node.output not in outputs and _is_link(node, found[0]):
-            after[node] = found[0]
-    return after
+            before[found[0]] = node
+    return {node: follower for follower, node in before.items()}
 
 
 def _is_link(node: Node, follower: Node) -> bool:

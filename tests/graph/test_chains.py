@@ -144,12 +144,12 @@ def test_any_chain(level, case, n_threads):
 # An inverted residual
 
 
-def inverted_residual(batch, height, channels, expanded, strides=1, kernel=3):
+def inverted_residual(batch, height, channels, expanded, strides=1, width=None):
     """Expand, depthwise, project and add, between two convolutions that are no part of it."""
-    x = Value((batch, height, height + 1, 3), name="x")
+    x = Value((batch, height, width or height + 1, 3), name="x")
     y = start = cx.Conv2D(channels, 3, padding="same", name="before")(x)
     y = cx.Conv2D(expanded, 1, activation="relu6", name="expand")(y)
-    y = cx.DepthwiseConv2D(kernel, strides, "same", activation="relu6", name="depthwise")(y)
+    y = cx.DepthwiseConv2D(3, strides, "same", activation="relu6", name="depthwise")(y)
     y = cx.Conv2D(channels, 1, name="project")(y)
     y = cx.Add(name="sum")([y, start]) if strides == 1 else y
     return graph_of([x], [cx.Conv2D(4, 3, name="after")(y)])
@@ -202,15 +202,15 @@ def chosen(graph):
 
 
 def test_choice():
-    assert chosen(inverted_residual(16, 56, 24, 144)) == [["expand", "depthwise", "project"]]
-    assert chosen(inverted_residual(16, 112, 16, 96, 2)) == [["expand", "depthwise", "project"]]
+    assert chosen(inverted_residual(16, 56, 24, 144, 1, 56)) == [["expand", "depthwise", "project"]]
+    assert chosen(inverted_residual(16, 112, 16, 96, 2, 112)) == [["expand", "depthwise", "project"]]
     assert chosen(inverted_residual(1, 14, 16, 96)) == []       # stays in the cache anyhow
     assert chosen(inverted_residual(1, 300, 1, 2)) == []
 
 
 def test_variable_that_keeps_nodes_apart(monkeypatch):
     monkeypatch.setenv("CNNEXT_CHAINS", "0")
-    assert chosen(inverted_residual(16, 56, 24, 144)) == []
+    assert chosen(inverted_residual(16, 56, 24, 144, 1, 56)) == []
 
 
 def test_training_keeps_nodes_apart():
@@ -231,6 +231,18 @@ def test_values_that_others_read():
     assert names(c, cx.DepthwiseConv2D(3, name="d")(b)) == [["a", "b"]]
     twice = cx.Multiply(name="square")([b, b])
     assert names(twice) == [["a", "b"]]
+
+
+def test_values_that_meet():
+    # a node has one chain to be in, whichever of its sources it continues
+    x = Value((2, 9, 8, 4), name="x")
+    left = cx.Conv2D(4, 1, name="left")(x)
+    right = cx.DepthwiseConv2D(3, padding="same", name="right")(cx.Conv2D(4, 1, name="start")(x))
+    graph = graph_of([x], [cx.Conv2D(3, 1, name="last")(cx.Multiply(name="product")([left, right]))])
+    (run,) = possible_runs(graph)
+    assert [n.name for n in run] == ["start", "right", "product", "last"]
+    for rows in (1, 2, 5):
+        assert chains_of(check_bands(graph, rows))
 
 
 def test_whole_image_in_between():
