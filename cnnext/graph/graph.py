@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnext.errors import PluginError, message
 from cnnext.plugins import contained
+from cnnext.stored import Stored, in_memory
 
 if TYPE_CHECKING:
     from cnnext.graph.stages import Rest
@@ -29,17 +30,45 @@ class Parameter:
     """An array that a layer owns and that outlives every plan.
 
     ``version`` grows with every change, so that a plan knows when weights packed from it are stale.
+
+    Parameters
+    ----------
+    name : str
+    data : ndarray or Stored
+        Contents in a file are read when ``data`` is first asked for; plans read them without keeping them.
+    trainable : bool
     """
 
-    __slots__ = ("data", "name", "trainable", "version")
+    __slots__ = ("_contents", "name", "shape", "trainable", "version")
 
     changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
 
-    def __init__(self, name: str, data: np.ndarray, trainable: bool = True):
+    def __init__(self, name: str, data: np.ndarray | Stored, trainable: bool = True):
         self.name = name
-        self.data = np.ascontiguousarray(data, dtype=np.float32)
+        self._contents: np.ndarray | Stored = (
+            data if isinstance(data, Stored) else np.ascontiguousarray(data, dtype=np.float32))
+        self.shape: tuple[int, ...] = self._contents.shape
         self.trainable = trainable
         self.version = 0
+
+    @property
+    def data(self) -> np.ndarray:
+        """The contents, writable; tell ``changed`` after writing."""
+        contents = self._contents
+        if isinstance(contents, Stored):
+            with contents.file.lock:    # all who ask get one array
+                contents = self._contents = in_memory(self._contents)
+        return contents
+
+    @property
+    def stored(self) -> Stored | None:
+        """Where in a file the contents are, until they are in memory."""
+        return self._contents if isinstance(self._contents, Stored) else None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self._contents.size
 
     def assign(self, array: np.ndarray) -> None:
         """Copy new contents into the same memory."""
@@ -52,7 +81,7 @@ class Parameter:
         Parameter.changes += 1
 
     def __repr__(self) -> str:
-        return f"Parameter({self.name!r}, shape={self.data.shape})"
+        return f"Parameter({self.name!r}, shape={self.shape})"
 
 
 class Value:

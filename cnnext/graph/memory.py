@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.graph.graph import FLOAT32, Graph, Node, Value
+from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Value
 from cnnext.layers.layer import Layer
 from cnnext.plugins import contained
 
@@ -72,7 +72,9 @@ class Storage:
     size : int
         Elements.
     array : ndarray or None
-        The memory of a fixed or prologue storage.
+        The memory of a constant or of a prologue storage that is kept.
+    parameter : Parameter or None
+        Whose contents a fixed storage is.
     shared : bool
         Several nodes write parts of it.
     """
@@ -84,7 +86,7 @@ class Storage:
         self.size = size
         self.dtype = dtype
         self.array = array
-        self.parameter = False
+        self.parameter: Parameter | None = None
         self.shared = False
         self.slot = 0
         self.index = 0
@@ -223,9 +225,8 @@ class Layout:
     def _decide(self, value: Value) -> View:
         shape = _concrete(value)
         if value.parameter is not None or value.data is not None:
-            array = value.parameter.data if value.parameter is not None else value.data
-            storage = Storage("fixed", prod(shape), value.dtype, array)
-            storage.parameter = value.parameter is not None
+            storage = Storage("fixed", prod(shape), value.dtype, value.data)
+            storage.parameter = value.parameter
             return View.dense(storage, shape)
         if value.node is None:
             return View.dense(Storage("input", prod(shape), value.dtype), shape)

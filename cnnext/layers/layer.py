@@ -215,9 +215,9 @@ class Layer:
                 raise PluginError(message(self.where, "parameters", "return a ParameterSpec for each name", specs))
         if self._built_for is not None:
             for key, spec in specs.items():
-                if self.weights[key].data.shape != spec.shape:
+                if self.weights[key].shape != spec.shape:
                     raise self.error(key, f"have shape {spec.shape} for this source, which is not what the layer was "
-                                          "built for", self.weights[key].data.shape, *shapes)
+                                          "built for", self.weights[key].shape, *shapes)
             return
         stored, self.stored_weights = self.stored_weights, None
         if stored is not None and {k: a.shape for k, a in stored.items()} != {k: s.shape for k, s in specs.items()}:
@@ -291,7 +291,7 @@ class Layer:
         """The layer's parameters as values of a graph: always the same ones, so that the gradients of all uses meet."""
         for key, p in self.weights.items():
             if key not in self._weight_values:
-                self._weight_values[key] = Value(p.data.shape, FLOAT32, p.name, parameter=p)
+                self._weight_values[key] = Value(p.shape, FLOAT32, p.name, parameter=p)
         return dict(self._weight_values)
 
     # How it computes
