@@ -116,7 +116,7 @@ class Model:
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all parameters, in the order of the layers; for shapes see ``docs/NOTATION.md``."""
-        return [p.data.copy() for p in self.parameters]
+        return [p.peek() if p.stored is not None else p.data.copy() for p in self.parameters]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Replace all parameters.

@@ -325,8 +325,7 @@ def provider(cls: type) -> Plugin | None:
     return next(iter((*exact, *named, *mine)), None)
 
 
-@contextmanager
-def contained(layer: Layer, rule: str) -> Iterator[None]:
+class contained:  # noqa: N801 (reads as a verb; a class, since a generator would take five times as long for each layer)
     """Errors of a plugin's layer name its distribution, version and entry point.
 
     What the layer itself says of its arguments passes unchanged, and so does everything of layers without a plugin.
@@ -337,15 +336,26 @@ def contained(layer: Layer, rule: str) -> Iterator[None]:
     rule : str
         What it is doing, for the message: ``"shape rule"``.
     """
-    try:
-        yield
-    except Exception as error:
+
+    __slots__ = ("layer", "rule")
+
+    def __init__(self, layer: Layer, rule: str):
+        self.layer = layer
+        self.rule = rule
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        layer = self.layer
         from_layer = isinstance(error, (ValueError, TypeError)) and str(error).startswith(f"{layer.where}:")
         owner = None if from_layer or isinstance(error, KernelError) else provider(type(layer))
         if owner is None or str(owner) in str(error):
-            raise
+            return
         text = str(error) if isinstance(error, PluginError) else (
-            f"{layer.where}: its {rule} raised {type(error).__name__}: {error}")
+            f"{layer.where}: its {self.rule} raised {type(error).__name__}: {error}")
         look = f"check {owner.name}" if _TYPE_NAME.fullmatch(owner.name) else "doctor"
         raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins {look}") from error
 

@@ -118,6 +118,9 @@ class Stored:
             self.file.read_into(array.reshape(-1).view(np.uint8).data, self.offset)
 
 
-def in_memory(array: np.ndarray | Stored) -> np.ndarray:
+Tensor = np.ndarray | Stored
+
+
+def in_memory(array: Tensor) -> np.ndarray:
     """The array, read if it is in a file."""
     return array.read() if isinstance(array, Stored) else array

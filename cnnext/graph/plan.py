@@ -212,10 +212,14 @@ class PlanBuilder:
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""
+        providers: dict[type, str] = {}
         for node in self._graph.nodes:
             self._node_name = node.name
-            owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
-            self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+            kind = type(node.layer)
+            if kind not in providers:
+                owner = None if kind.__module__.startswith("cnnext.") else provider(kind)
+                providers[kind] = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+            self._provider = providers[kind]
             with contained(node.layer, "lowering rule"):
                 node.layer.lower(self, node)
         self._provider = ""

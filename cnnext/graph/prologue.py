@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnext.graph.memory import Storage, aligned_bytes, plan_arena
+from cnnext.graph.memory import ALIGN_BYTES, Storage, aligned_bytes
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import Plan, Step
@@ -50,7 +50,7 @@ def rounds(steps: Sequence[Step], kept: Iterable[Storage]) -> list[Round]:
     """The steps of a prologue in rounds; ``kept`` are the storages that a run reads."""
     stays = set(kept)
     found: list[Round] = []
-    waiting: list[Step] = []
+    waiting: list[list[Step]] = []
     waiting_bytes = 0
     for part in _parts(steps, stays):
         n_bytes = sum(s.n_bytes for s in _temporary(part, stays))
@@ -60,7 +60,7 @@ def rounds(steps: Sequence[Step], kept: Iterable[Storage]) -> list[Round]:
         if waiting and waiting_bytes + n_bytes > ROUND_BYTES:
             found.append(_together(waiting, stays))
             waiting, waiting_bytes = [], 0
-        waiting += part
+        waiting.append(part)
         waiting_bytes += n_bytes
     return [*found, _together(waiting, stays)] if waiting else found
 
@@ -96,11 +96,21 @@ def _parts(steps: Sequence[Step], stays: set[Storage]) -> list[list[Step]]:
     return sorted(groups.values(), key=lambda g: -max((s.n_bytes for s in _temporary(g, stays)), default=0))
 
 
-def _together(steps: list[Step], stays: set[Storage]) -> Round:
-    """One round. Parameters are read before its first step."""
-    spans = {s: (0 if s.parameter is not None else first, last) for s, (first, last) in _temporary(steps, stays).items()}
-    n_bytes = plan_arena(spans)
-    return Round(list(steps), {s: s.offset_bytes for s in spans}, n_bytes)
+def _together(parts: Sequence[Sequence[Step]], stays: set[Storage]) -> Round:
+    """One round. Parameters are read before its first step; results of one part take the memory of those of the last."""
+    places: dict[Storage, int] = {}
+    temporary = [list(_temporary(part, stays)) for part in parts]
+    end = _place([s for part in temporary for s in part if s.parameter is not None], 0, places)
+    ends = [_place([s for s in part if s.parameter is None], end, places) for part in temporary]
+    return Round([step for part in parts for step in part], places, max(ends, default=end))
+
+
+def _place(storages: Iterable[Storage], offset: int, places: dict[Storage, int]) -> int:
+    """Place storages one after the other; returns the end."""
+    for storage in storages:
+        places[storage] = offset
+        offset += -(-storage.n_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    return offset
 
 
 def _one_by_one(steps: list[Step], stays: set[Storage]) -> list[Round]:

@@ -34,6 +34,7 @@ from cnnext.layers.attributes import REQUIRED, Attribute
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.stored import Tensor
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -139,7 +140,7 @@ class Layer:
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
         self._weight_values: dict[str, Value] = {}
-        self.stored_weights: dict[str, np.ndarray] | None = None  # a model file's, taken by build instead of new ones
+        self.stored_weights: dict[str, Tensor] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
 
@@ -207,7 +208,6 @@ class Layer:
     def build(self, *shapes: Shape) -> None:
         """Create the parameters, once; later calls check that the new shapes want the same ones."""
         from cnnext.plugins import contained
-        from cnnext.training.initializers import initialize
 
         with contained(self, "parameters"):
             specs = dict(self.parameters(*self._channels_last(shapes)))
@@ -225,10 +225,16 @@ class Layer:
             raise self.error("weights", f"have the shapes {wanted}" if wanted else "be absent",
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            with contained(self, "parameters"):
-                data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
+            data = stored[key] if stored is not None else self._drawn(key, spec)
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
+
+    def _drawn(self, key: str, spec: ParameterSpec) -> np.ndarray:
+        from cnnext.plugins import contained
+        from cnnext.training.initializers import initialize     # imports numpy.random, which files do not need
+
+        with contained(self, "parameters"):
+            return initialize(spec, f"{self.where}, {key}")
 
     # Shape rule
 
@@ -259,7 +265,7 @@ class Layer:
 
         with contained(self, "shape rule"):
             shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
-            if not all(n is None or isinstance(n, Integral) and n >= 0 for shape in shapes_out for n in shape):
+            if not all(n is None or (type(n) is int or isinstance(n, Integral)) and n >= 0 for shape in shapes_out for n in shape):
                 raise PluginError(message(self.where, "output_shape", "return extents: whole numbers or None",
                                           shapes_out))
         if self.data_format == "channels_first":
