@@ -7,10 +7,12 @@ ONNX for all engines, and for cnnext its own format too. They are in the page ca
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,34 +74,37 @@ def main(quick: bool) -> None:
           + f"   {REFERENCE} / engine of each")
     for network in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
-            shape = _write(network, Path(folder))
-            found = _measure(Path(folder), engines, shape, 3 if quick else 9)
+            shapes = _write(network, Path(folder))
+            found = _measure(Path(folder), engines, shapes, 3 if quick else 9)
         for name, numbers in found.items():
             ratios = " ".join(f"{r / n:5.2f}" for r, n in zip(found[REFERENCE], numbers))
             row = " ".join(f"{n:12.1f}" for n in numbers)
             print(f"{network:14} {name:17} {row}   {ratios if name != REFERENCE else ''}".rstrip(), flush=True)
 
 
-def _write(network: str, folder: Path) -> tuple[int, ...]:
-    """The network in both formats, and the shape of one image in both: channels first in ONNX, as exports have it."""
-    model, shape = channels_first_model(network)
+def _write(network: str, folder: Path) -> dict[str, tuple[int, ...]]:
+    """The network in both formats; returns the shape of its input in each: channels first in ONNX, as exports have it."""
+    model, (channels, rows, cols) = channels_first_model(network)
     (folder / "model.onnx").write_bytes(model)
-    cx.load(model).save(folder / "model.safetensors")
-    return shape
+    getattr(cx.models, network)().save(folder / "model.safetensors")
+    return {".onnx": (1, channels, rows, cols), ".safetensors": (1, rows, cols, channels)}
 
 
-def _measure(folder: Path, engines: list[str], shape: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
+def _measure(folder: Path, engines: list[str], shapes: Mapping[str, tuple[int, ...]],
+             rounds: int) -> dict[str, list[float]]:
     """Milliseconds (the best) and megabytes (the median) of each engine, in the order of ``COLUMNS``."""
     found: dict[str, list[list[float]]] = {name: [] for name in engines}
+    # Installed packages are compiled; so is the tree that this runs in, after the first round.
+    environment = {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     for i in range(rounds + 1):
         for name in engines:
             suffix, parts = ENGINES[name]
             command = [sys.executable, "-c", PROGRAM.format(**parts), str(folder / f"model{suffix}"), str(THREADS),
-                       json.dumps((1, *shape))]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
+                       json.dumps(shapes[suffix])]
+            result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if result.returncode:
                 raise SystemExit(f"{name} failed:\n{result.stderr}")
-            if i:  # the first round reads the libraries from the disk
+            if i:  # the first round reads the files from the disk
                 found[name].append(json.loads(result.stdout))
     return {name: [1e3 * min(column) if j < 3 else statistics.median(column) for j, column in enumerate(zip(*rows))]
             for name, rows in found.items()}

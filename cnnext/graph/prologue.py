@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnext.graph.memory import ALIGN_BYTES, Storage, aligned_bytes
+from cnnext.graph.memory import ALIGN_BYTES, Storage, aligned_bytes, plan_arena
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import Plan, Step
@@ -99,18 +99,17 @@ def _parts(steps: Sequence[Step], stays: set[Storage]) -> list[list[Step]]:
 def _together(parts: Sequence[Sequence[Step]], stays: set[Storage]) -> Round:
     """One round. Parameters are read before its first step; results of one part take the memory of those of the last."""
     places: dict[Storage, int] = {}
-    temporary = [list(_temporary(part, stays)) for part in parts]
-    end = _place([s for part in temporary for s in part if s.parameter is not None], 0, places)
-    ends = [_place([s for s in part if s.parameter is None], end, places) for part in temporary]
-    return Round([step for part in parts for step in part], places, max(ends, default=end))
-
-
-def _place(storages: Iterable[Storage], offset: int, places: dict[Storage, int]) -> int:
-    """Place storages one after the other; returns the end."""
-    for storage in storages:
-        places[storage] = offset
-        offset += -(-storage.n_bytes // ALIGN_BYTES) * ALIGN_BYTES
-    return offset
+    temporary = [_temporary(part, stays) for part in parts]
+    end = 0
+    for storage in (s for spans in temporary for s in spans if s.parameter is not None):
+        places[storage] = end
+        end += -(-storage.n_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    most = 0
+    for spans in temporary:
+        results = {s: span for s, span in spans.items() if s.parameter is None}
+        most = max(most, plan_arena(results))
+        places.update((s, end + s.offset_bytes) for s in results)
+    return Round([step for part in parts for step in part], places, end + most)
 
 
 def _one_by_one(steps: list[Step], stays: set[Storage]) -> list[Round]:
