@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnext import modelfile
+from cnnext.collector import paused_collector
 from cnnext.errors import ModelFileError, PluginError, message
 from cnnext.graph.graph import FLOAT32, Shape, Value, constant
 from cnnext.layers.attributes import as_int
@@ -118,6 +119,12 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
 def read_model(source: Any, num_threads: int | None, external_data: bool, limits: Limits | OnnxLimits | None,
                stay: bool) -> Model:
     """As ``load``; with ``stay``, large weights stay in the file, which is kept open, until they are wanted."""
+    with paused_collector():
+        return _read(source, num_threads, external_data, limits, stay)
+
+
+def _read(source: Any, num_threads: int | None, external_data: bool, limits: Limits | OnnxLimits | None,
+          stay: bool) -> Model:
     if is_onnx(source):
         from cnnext.onnx.importer import load as load_onnx
 

@@ -13,6 +13,7 @@ from cnnext.graph.graph import Graph, Value
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
 from cnnext.model import Model
+from cnnext.serialization import read_model
 from cnnext.threads import resolve_threads
 
 if TYPE_CHECKING:
@@ -60,8 +61,6 @@ class InferenceSession:
     def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
                  exact: bool = False, limits: Limits | OnnxLimits | None = None):
         if not isinstance(model, Model):
-            from cnnext.serialization import read_model
-
             model = read_model(model, None, external_data, limits, stay=True)
         self._model = model
         self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)

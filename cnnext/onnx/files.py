@@ -26,6 +26,10 @@ from cnnext.stored import Stored, StoredFile, Tensor
 __all__ = ["Contents", "OnnxLimits", "read"]
 
 TARGET_VERSION = 21         # models of older operator sets are converted to this one
+# Operators whose versions from this one to the target's only added element types, or attributes with the old meaning as
+# default (https://github.com/onnx/onnx/blob/main/docs/Changelog.md).
+_TYPES_ONLY = frozenset(("Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze"))
+_TYPES_ONLY_SINCE = 13
 _LIGHT_ELEMENTS = 1024      # tensors up to this size stay in the light copy: shape operands and scalars
 _READ_AT_ONCE_BYTES = 1 << 16   # tensors up to this size are not left in the file
 _MAX_CALLS = 50             # of functions inside of each other
@@ -516,6 +520,9 @@ def _inlined(onnx: Any, model: Any) -> Any:
 
 def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
+    if _means_the_same(onnx, model):
+        next(o for o in model.opset_import if o.domain in ("", "ai.onnx")).version = TARGET_VERSION
+        return model
     converter = import_module("onnx.version_converter")
     try:
         converted = converter.convert_version(model, TARGET_VERSION)
@@ -524,6 +531,19 @@ def _converted(onnx: Any, model: Any) -> Any:
     if _version(model) < 11:
         _resize_as_before(onnx, converted.graph)
     return converted
+
+
+def _means_the_same(onnx: Any, model: Any) -> bool:
+    """Whether no operator of the model changed up to the newest version: the converter, which takes its time, is not needed."""
+    version = _version(model)
+    kinds = {node.op_type for g in (model.graph, *_subgraphs(model.graph.node)) for node in g.node
+             if node.domain in ("", "ai.onnx")}
+    try:
+        return version >= _TYPES_ONLY_SINCE and any(o.domain in ("", "ai.onnx") for o in model.opset_import) and all(
+            kind in _TYPES_ONLY or onnx.defs.get_schema(kind, version, "").since_version
+            == onnx.defs.get_schema(kind, TARGET_VERSION, "").since_version for kind in kinds)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _resize_as_before(onnx: Any, graph: Any) -> None:
