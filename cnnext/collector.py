@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 
-class paused_collector:  # noqa: N801 (reads as a state)
+class paused_collector:
     """Within it, no collection begins: while a graph is read or planned, they would take a third of the time.
 
     Reference counts free what they always do. Where the collector is off already, it stays off.

@@ -325,8 +325,10 @@ def provider(cls: type) -> Plugin | None:
     return next(iter((*exact, *named, *mine)), None)
 
 
-class contained:  # noqa: N801 (reads as a verb; a class, since a generator would take five times as long for each layer)
+class contained:
     """Errors of a plugin's layer name its distribution, version and entry point.
+
+    A class, since a generator would take five times as long, some ten times for each layer of a graph.
 
     What the layer itself says of its arguments passes unchanged, and so does everything of layers without a plugin.
 

@@ -208,7 +208,8 @@ class PlanBuilder:
     def is_fixed(self, view: View) -> bool:
         """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
         storage = view.storage
-        return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter is not None)
+        changes = self.training and storage.parameter is not None
+        return storage.kind == "prologue" or storage.kind == "fixed" and not changes
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""

@@ -231,7 +231,7 @@ class Layer:
 
     def _drawn(self, key: str, spec: ParameterSpec) -> np.ndarray:
         from cnnext.plugins import contained
-        from cnnext.training.initializers import initialize     # imports numpy.random, which files do not need
+        from cnnext.training.initializers import initialize  # imports numpy.random, which files do not need
 
         with contained(self, "parameters"):
             return initialize(spec, f"{self.where}, {key}")
@@ -265,7 +265,9 @@ class Layer:
 
         with contained(self, "shape rule"):
             shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
-            if not all(n is None or (type(n) is int or isinstance(n, Integral)) and n >= 0 for shape in shapes_out for n in shape):
+            # `type` first: asking an abstract class takes its time, for thousands of extents of a graph
+            if not all(n is None or (type(n) is int or isinstance(n, Integral)) and n >= 0
+                       for shape in shapes_out for n in shape):
                 raise PluginError(message(self.where, "output_shape", "return extents: whole numbers or None",
                                           shapes_out))
         if self.data_format == "channels_first":

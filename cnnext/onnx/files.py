@@ -163,7 +163,7 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> tuple[Any, _Weights]:
         return model, _Weights()
     file = StoredFile(source, "the ONNX model") if isinstance(source, bytes) else _open(source)
     if file.size > limits.max_bytes:
-        raise ModelFileError(f"the model holds {file.size:,} bytes, the limit is {limits.max_bytes:,}.")
+        raise ModelFileError(f"the model holds {file.size:,} bytes, the limit is {limits.max_bytes:,} (limits.max_bytes).")
     data, places = without_weights(onnx, file)
     check_cost(onnx, data, limits.memory(file.size))
     from google.protobuf.message import DecodeError
@@ -196,12 +196,12 @@ def _check_extent(model: Any, limits: OnnxLimits) -> None:
         raise ModelFileError(message("model", "ir_version", "be at least 1", model.ir_version))
     n_nodes = _n_nodes(model, limits)
     if n_nodes > limits.max_nodes:
-        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}, with those of the functions called",
-                                     n_nodes))
+        rule = f"be at most {limits.max_nodes} (limits.max_nodes), with those of the functions called"
+        raise ModelFileError(message("model", "nodes", rule, n_nodes))
     graphs = [model.graph, *_subgraphs(model.graph.node)]
     n_tensors = sum(len(graph.initializer) for graph in graphs)
     if n_tensors > limits.max_tensors:
-        raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors}", n_tensors))
+        raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors} (limits.max_tensors)", n_tensors))
     if any(len(graph.sparse_initializer) for graph in graphs):
         raise ModelFileError("sparse initializers are not supported.")
 
@@ -315,9 +315,9 @@ def _left_in_file(onnx: Any, proto: Any, limits: OnnxLimits, weights: _Weights, 
     assert weights.file is not None
     offset, n_bytes = weights.places[index]
     dims, dtype = list(proto.dims), _plain_dtype(onnx, proto)
-    plain = dtype is not None and len(dims) <= limits.max_rank and all(n >= 0 for n in dims)
-    if not plain or n_bytes != prod(dims) * dtype.itemsize or proto.HasField("segment") or any(
-            len(getattr(proto, name)) for name in _DATA_FIELDS) or proto.data_location == onnx.TensorProto.EXTERNAL:
+    fits = len(dims) <= limits.max_rank and all(n >= 0 for n in dims) and not proto.HasField("segment")
+    elsewhere = any(len(getattr(proto, name)) for name in _DATA_FIELDS) or proto.data_location == onnx.TensorProto.EXTERNAL
+    if dtype is None or not fits or elsewhere or n_bytes != prod(dims) * dtype.itemsize:
         proto.raw_data = bytes(weights.file.read(offset, n_bytes))
         return None
     return Stored(weights.file, offset, tuple(dims), dtype)
@@ -534,7 +534,7 @@ def _converted(onnx: Any, model: Any) -> Any:
 
 
 def _means_the_same(onnx: Any, model: Any) -> bool:
-    """Whether no operator of the model changed up to the newest version: the converter, which takes its time, is not needed."""
+    """Whether no operator of the model has changed since its version, so that the slow converter is not needed."""
     version = _version(model)
     kinds = {node.op_type for g in (model.graph, *_subgraphs(model.graph.node)) for node in g.node
              if node.domain in ("", "ai.onnx")}

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnnext.errors import ModelFileError, PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Parameter, Value, constant
 from cnnext.model import Model
@@ -191,8 +189,8 @@ class _Importer:
 
     def _parameter(self, name: str, array: Tensor, trainable: bool) -> Parameter:
         if name not in self.parameters:
-            own = isinstance(array, Stored) or array.flags.writeable
-            self.parameters[name] = Parameter(name, array if own else array.copy(), trainable)
+            own = array if isinstance(array, Stored) or array.flags.writeable else array.copy()
+            self.parameters[name] = Parameter(name, own, trainable)
         return self.parameters[name]
 
     def _value(self, name: str, node: Any) -> Value:

@@ -216,7 +216,7 @@ class Site:
     def _is_constant(self) -> bool:
         if any(v is not None and v.data is None for v in self.inputs):
             return False
-        from cnnext.onnx.numpy_ops import is_supported      # takes its time to import, and most models need none of it
+        from cnnext.onnx.numpy_ops import is_supported  # takes its time to import, and most models need none of it
 
         return not (self.op.domain == "" and self.op.op_type in _NOT_FOLDED) and is_supported(self.op)
 

@@ -50,7 +50,7 @@ def is_supported(op: Operator) -> bool:
         return rule_of(op) is not None
     if rule_of(op) is not None:
         return True
-    from cnnext.onnx.numpy_ops import is_supported as has_numpy     # with onnx.reference, which most models do not need
+    from cnnext.onnx.numpy_ops import is_supported as has_numpy  # with onnx.reference, which most models do not need
 
     return has_numpy(op)
 

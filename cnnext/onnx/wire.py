@@ -56,7 +56,7 @@ def check_cost(onnx: Any, data: bytes, limit: int) -> None:
             else:
                 left -= entry
             if left < 0:
-                rule = f"let it be read in {limit:,} bytes: it consists of too many small parts"
+                rule = f"let it be read in {limit:,} bytes: it consists of too many small parts (limits.max_memory)"
                 raise ModelFileError(message("model", "size", rule, len(data)))
 
 

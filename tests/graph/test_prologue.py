@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_memory_is_taken_when_it_is_prepared():
     arrays = [s.array for s in plan._kept]
     assert [a.nbytes for a in arrays] == [s.n_bytes for s in plan._kept] and all(a.ctypes.data % 64 == 0 for a in arrays)
     ends = sorted((a.ctypes.data, a.nbytes) for a in arrays)
-    assert all(at + size <= following for (at, size), (following, _) in zip(ends, ends[1:]))
+    assert all(at + size <= following for (at, size), (following, _) in itertools.pairwise(ends))
 
 
 def test_every_step_runs_once_after_what_it_reads():

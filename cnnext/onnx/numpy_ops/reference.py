@@ -55,7 +55,7 @@ def _presence(inputs: Sequence[object]) -> tuple[bool, ...]:
 
 def evaluator(op: Operator, present: tuple[bool, ...]) -> Any:
     """Give the callable of the reference implementation; raises what that raises where there is none."""
-    from onnx.reference import ReferenceEvaluator       # an import of fifty modules, for operators that few models have
+    from onnx.reference import ReferenceEvaluator  # an import of fifty modules, for operators that few models have
     from onnx.reference.op_run import OpFunction
 
     cached = _runs.setdefault(op, {})
