@@ -117,3 +117,12 @@ def test_the_largest_come_first():
     plan = plan_of(net_of())
     largest = max(plan.graph.parameters(), key=lambda p: p.size)
     assert any(v.storage.parameter is largest for step in plan._rounds[0].steps for v in step.src)
+
+
+def test_explain_says_what_memory_weights_take():
+    plan = plan_of(net_of())
+    last = plan.explain().splitlines()[-1]
+    winograd = sum(v.storage.n_bytes for s in plan._prologue if s.kernel == "conv_winograd_weights" for v in s.dst)
+    assert (f"packed weights {plan.prologue_bytes / 1024:,.0f} KiB ({winograd / 1024:,.0f} KiB Winograd's, "
+            f"{plan.temporary_bytes / 1024:,.0f} KiB more while they are packed)") in last
+    assert 0 < winograd < plan.prologue_bytes
