@@ -60,6 +60,11 @@ class Parameter:
                 contents = self._contents = in_memory(self._contents)
         return contents
 
+    @data.setter
+    def data(self, array: np.ndarray) -> None:
+        self._contents = array
+        self.shape = array.shape
+
     def peek(self) -> np.ndarray:
         """The contents to look at: ``data``, or a copy that is not kept."""
         return in_memory(self._contents)
