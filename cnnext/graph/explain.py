@@ -28,7 +28,8 @@ def explain(plan: Plan) -> str:
 
 
 def _transformed_bytes(plan: Plan) -> int:
-    return sum(view.storage.n_bytes for step in plan._prologue if step.kernel == "conv_winograd_weights" for view in step.dst)
+    transforms = [step for step in plan._prologue if step.kernel == "conv_winograd_weights"]
+    return sum(view.storage.n_bytes for step in transforms for view in step.dst)
 
 
 def _row(label: str, step: Step) -> tuple[str, ...]:
