@@ -11,7 +11,7 @@ from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
-from cnnext.layers._algorithms import L2_BYTES
+from cnnext.layers._algorithms import L2_BYTES, lower_sum_shards
 from cnnext.layers._rows import row_step
 from cnnext.layers._taps import (
     MIN_TILE_MACS,
@@ -22,7 +22,6 @@ from cnnext.layers._taps import (
     lower_backward_data,
     lower_backward_weights,
     lower_convolution,
-    lower_sum_shards,
 )
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase_view, phases, receptive_window
