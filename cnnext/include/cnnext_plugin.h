@@ -297,6 +297,11 @@ typedef struct cnx_simd {
     /* G^T u G, nine taps of n filters, from (m + 2)^2 points: point i is src + i * src_step, padded to whole vectors; tap t is
      * dst + t * dst_step, of which n floats are written. */
     void (*winograd_diff_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n);
+    /* The gradient of a depthwise convolution's weights from one output row, accumulating:
+     *   diff_weights(h, k, c) += sum_i src(h, i * SW + k, c) * diff_dst(i, c)
+     * with t as depthwise_row has it; weight_row, weight_col are the steps of diff_weights, dst_col that of diff_dst; weights,
+     * bias, dst, low, high and post_op are not read. */
+    void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

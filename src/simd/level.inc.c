@@ -68,4 +68,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .log_softmax_rows = log_softmax_rows,
     .winograd_diff = winograd_diff,
     .winograd_diff_weights = winograd_diff_weights,
+    .depthwise_diff_row = depthwise_diff_row,
 };
