@@ -1,8 +1,9 @@
 """Depthwise convolution: every channel has a window of its own.
 
 Design
-    Loop order: tile (rows of one image, a range of channels) -> block of channels -> output row -> a primitive. The caches and
-    the loads decide: of so many channels at a time that the KH source rows of an output row are still in L1 for the next one.
+    Loop order: tile (rows of one image, a range of channels) -> block of channels -> output row -> a primitive. The caches
+    and the loads decide: of so many channels at a time that the KH source rows of an output row are still in L1 for the
+    next one.
     With all channels of a row at once, each source row came KH times from L2: 5 to 20 % on maps of 28x28 and less.
     Windows of 3, 5 or 7 neighbouring columns at stride 1 or 2: `depthwise_row`, where a row of the source slides past the
     sums of 8 pixels and a loaded value serves up to KW multiply-adds.
