@@ -216,6 +216,24 @@ typedef struct cnx_winograd {
     float low, high;
 } cnx_winograd;
 
+/* `rows` x `cols` pixels of a sum of `depth` terms for each of `filters` filters, with everything that follows it:
+ *   dst(r, i, f) = min(max(bias[f] + sum_k src[r * src_row + i + offset[k]] * weights[k * weights_row + f], low), high)
+ * with dst(r, i, f) = dst[r * dst_row + i * dst_pixel + f]. bias may be NULL. Pixels of the source are neighbours, so a term is a
+ * plane of one channel; they are read in whole vectors, beyond `cols` too. */
+typedef struct cnx_pixels {
+    int64_t rows, cols, filters;
+    int64_t depth;
+    const int64_t *offset;
+    const float *src;
+    int64_t src_row;
+    const float *weights;
+    int64_t weights_row;
+    const float *bias;
+    float *dst;
+    int64_t dst_row, dst_pixel;
+    float low, high;
+} cnx_pixels;
+
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and
  * results may be the same row (x == y), never overlap otherwise. */
 typedef struct cnx_simd {
@@ -291,6 +309,8 @@ typedef struct cnx_simd {
     /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
     void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
     void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+
+    void (*pixel_rows)(const cnx_pixels *g);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

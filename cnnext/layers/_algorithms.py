@@ -16,6 +16,8 @@ Pair = tuple[int, int]
 Tap = tuple[int, int, int, int]  # dh, dw, kh, kw
 
 TILES_WANTED = 16           # so that a worker that is preempted delays the step by at most 1/16
+TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
+MIN_TILE_MACS = 50_000
 
 # Costs are cycles of one core, which starts two vectors of multiply-adds in each. A register tile reaches this share of it.
 TILE_EFFICIENCY = 0.9
@@ -127,3 +129,11 @@ def pack_weights(b: PlanBuilder, s: TapSum, nv: int) -> tuple[View, View | None]
                   has_bias=s.bias is not None)
     b.step("conv_pack_weights", src, dst, params, tiles=s.groups * panels, why=f"panels of {width} channels")
     return packed, packed_bias
+
+
+def tile_pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
+    """Rows and columns of a tile of about ``wanted`` pixels; a strip of one row is cut at full register tiles."""
+    _, oh, ow, _ = shape
+    if oh == 1:
+        return 1, min(ow, max(tile_rows, wanted // tile_rows * tile_rows))
+    return max(1, min(oh, wanted // max(ow, 1))), ow

@@ -16,6 +16,8 @@ from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._algorithms import (
+    MIN_TILE_MACS,
+    TILE_MACS,
     TILES_WANTED,
     Algorithm,
     Pair,
@@ -26,12 +28,12 @@ from cnnext.layers._algorithms import (
     panel_vectors,
     product_cycles,
     streaming_cycles,
+    tile_pixels,
 )
+from cnnext.layers._pixels import Pixels
 from cnnext.layers._rows import row_step
 from cnnext.layers._winograd import Winograd
 
-TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
-MIN_TILE_MACS = 50_000
 PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, next to source rows and results
 # A larger panel does not stay in L2 (1 to 2 MB): every tile streams it from L3 or memory, at 4 to 8 bytes a cycle, while a
 # core does 32 to 64 FMAs in one; so many pixels share a weight that is read. CREPE's 64x1 on 1024 channels: 2.3x faster.
@@ -246,7 +248,7 @@ class Direct:
                macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
 
 
-ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))
+ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Pixels(), Winograd(4), Winograd(2))
 
 
 def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:
@@ -339,7 +341,7 @@ class _Tile:
         if panel_bytes > LARGEST_PANEL_BYTES:
             macs = max(macs, STREAMING_PIXELS * depth * width)
         per_pixel = depth * panel_block * width
-        rows, cols = _pixels(dst.shape, macs // per_pixel, b.tile_rows[nv - 1])
+        rows, cols = tile_pixels(dst.shape, macs // per_pixel, b.tile_rows[nv - 1])
         if window.copy:
             while rows > 1 and window.extent(rows, cols, strides)[0] * window.extent(rows, cols, strides)[2] * 4 > (
                     WINDOW_BYTES):
@@ -357,14 +359,6 @@ class _Tile:
         source = "window copied with its border" if self.copy else "read in place"
         return (f"direct: tile {tile_rows}x{nv} vectors, K in {len(self.segments)} segments of {self.seg_len}, source "
                 f"{source}, {self.rows}x{self.cols} pixels a tile")
-
-
-def _pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
-    """Rows and columns of a tile of about ``wanted`` pixels; a strip of one row is cut at full register tiles."""
-    _, oh, ow, _ = shape
-    if oh == 1:
-        return 1, min(ow, max(tile_rows, wanted // tile_rows * tile_rows))
-    return max(1, min(oh, wanted // max(ow, 1))), ow
 
 
 def lower_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View, window: Window2D) -> None:
