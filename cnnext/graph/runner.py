@@ -75,9 +75,13 @@ class Runner:
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
         latest = self._latest
-        if latest is not None and outputs is None and latest.exact == self.exact and all(
-                map(_is_like, inputs, latest.likes)):
-            return latest.plan.run(inputs, limited(self.num_threads))
+        if latest is not None and outputs is None and latest.exact == self.exact:
+            for array, (shape, dtype) in zip(inputs, latest.likes, strict=True):
+                if (type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype
+                        or not array.flags.c_contiguous):
+                    break
+            else:
+                return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
@@ -117,10 +121,6 @@ class _Latest:
     likes: list[tuple[Shape, np.dtype]]
     plan: Plan
     exact: bool
-
-
-def _is_like(array: np.ndarray, like: tuple[Shape, np.dtype]) -> bool:
-    return type(array) is np.ndarray and array.shape == like[0] and array.dtype == like[1] and array.flags.c_contiguous
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:

@@ -12,10 +12,11 @@ from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._algorithms import MIN_TILE_MACS, TILE_MACS, TILES_WANTED, TapSum, pack_weights, product_cycles, tile_pixels
 
 PLANES_BYTES = 128 << 10    # source planes of a tile: a part of L2
+VECTORS = 4                 # what a tile has at least, of narrow rows: enough sums at once for the latency of a product
 
 # Cycles of the model for an element of the source that goes into its plane, and for one that is stored from the planes of
 # the result.
-SPLIT_CYCLES, STORE_CYCLES = 0.5, 0.5
+SPLIT_CYCLES, STORE_CYCLES = 0.25, 0.35
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class _Blocking:
         (stride_h, stride_w), (_, oh, ow, _) = s.strides, s.dst.shape
         down, across = [t[0] for t in s.taps], [t[1] for t in s.taps]
         span_h, span_w = max(down) - min(down) + 1, max(across) - min(across) + 1
-        work = s.macs // TILES_WANTED
-        rows, cols = tile_pixels(s.dst.shape, min(TILE_MACS, max(work, MIN_TILE_MACS)) // (len(s.taps) * s.channels * s.filters),
-                                 b.vl)
+        wanted = min(TILE_MACS, max(s.macs // TILES_WANTED, MIN_TILE_MACS)) // (len(s.taps) * s.channels * s.filters)
+        rows, cols = tile_pixels(s.dst.shape, wanted, b.vl)
+        rows = max(rows, min(oh, ceil(VECTORS / ceil(cols / b.vl))))
         reach = (span_w - 1) // stride_w
 
         def pitch(cols: int) -> int:
