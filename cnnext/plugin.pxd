@@ -189,6 +189,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         int64_t dst_pixel
         float low
         float high
+        int64_t pool
 
     ctypedef struct cnx_simd:
         uint32_t abi

@@ -219,7 +219,8 @@ typedef struct cnx_winograd {
 /* `rows` x `cols` pixels of a sum of `depth` terms for each of `filters` filters, with everything that follows it:
  *   dst(r, i, f) = min(max(bias[f] + sum_k src[r * src_row + i + offset[k]] * weights[k * weights_row + f], low), high)
  * with dst(r, i, f) = dst[r * dst_row + i * dst_pixel + f]. bias may be NULL. Pixels of the source are neighbours, so a term is a
- * plane of one channel; they are read in whole vectors, beyond `cols` too. */
+ * plane of one channel; they are read in whole vectors, beyond `cols` too. With pool = 2, each of the rows x cols pixels is the
+ * largest of 2 x 2 such sums: those of rows 2 r and 2 r + 1, pixels 2 i and 2 i + 1. Otherwise pool = 1. */
 typedef struct cnx_pixels {
     int64_t rows, cols, filters;
     int64_t depth;
@@ -232,6 +233,7 @@ typedef struct cnx_pixels {
     float *dst;
     int64_t dst_row, dst_pixel;
     float low, high;
+    int64_t pool;
 } cnx_pixels;
 
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and

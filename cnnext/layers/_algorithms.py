@@ -32,7 +32,8 @@ CLEARLY_LESS = 0.87
 class TapSum:
     """``dst[oh, ow] = epilogue(bias + sum over taps of src[oh * SH + dh, ow * SW + dw] * weights[kh, kw])``.
 
-    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC).
+    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC). With ``pool`` = 2, ``dst`` is the
+    largest of each 2 x 2 pixels of that.
     """
 
     src: View
@@ -45,6 +46,7 @@ class TapSum:
     backward: bool
     epilogue: Epilogue
     add: View | None
+    pool: int = 1
 
     @property
     def channels(self) -> int:
@@ -59,7 +61,7 @@ class TapSum:
     @property
     def macs(self) -> int:
         """Products that the definition has."""
-        return self.dst.size * len(self.taps) * self.channels
+        return self.dst.size * self.pool**2 * len(self.taps) * self.channels
 
     def epilogue_params(self) -> dict[str, float]:
         """The fields of kernel parameters that all share."""
@@ -85,8 +87,8 @@ class Algorithm(Protocol):
         """Append its steps; ``why`` ends what they say of themselves."""
 
 
-def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> None:
-    """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more."""
+def cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> tuple[Algorithm, str]:
+    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; and why not others."""
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
     chosen = min((a for a in algorithms if a.name in costs), key=lambda a: costs[a.name])
@@ -95,7 +97,13 @@ def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -
     others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
     for reason in dict.fromkeys(filter(None, refusals.values())):
         others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
-    chosen.lower(b, s, f"; {', '.join(others)}" if others else "")
+    return chosen, f"; {', '.join(others)}" if others else ""
+
+
+def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> None:
+    """Lower by the cheapest algorithm."""
+    chosen, why = cheapest(b, s, algorithms)
+    chosen.lower(b, s, why)
 
 
 def product_cycles(b: PlanBuilder, rows: int, depth: int, width: int) -> float:

@@ -28,6 +28,7 @@ class _Blocking:
     dh_min: int
     dw_min: int
     span_h: int
+    source_rows: int
     pitch: int
 
     @staticmethod
@@ -35,25 +36,22 @@ class _Blocking:
         (stride_h, stride_w), (_, oh, ow, _) = s.strides, s.dst.shape
         down, across = [t[0] for t in s.taps], [t[1] for t in s.taps]
         span_h, span_w = max(down) - min(down) + 1, max(across) - min(across) + 1
-        wanted = min(TILE_MACS, max(s.macs // TILES_WANTED, MIN_TILE_MACS)) // (len(s.taps) * s.channels * s.filters)
-        rows, cols = tile_pixels(s.dst.shape, wanted, b.vl)
-        rows = max(rows, min(oh, ceil(VECTORS / ceil(cols / b.vl))))
+        per_pixel = s.pool**2 * len(s.taps) * s.channels * s.filters
+        rows, cols = tile_pixels(s.dst.shape, min(TILE_MACS, max(s.macs // TILES_WANTED, MIN_TILE_MACS)) // per_pixel, b.vl)
+        rows = max(rows, min(oh, ceil(VECTORS / ceil(cols / b.vl) / s.pool**2)))
         reach = (span_w - 1) // stride_w
 
         def pitch(cols: int) -> int:
-            return ceil((ceil(cols / b.vl) * b.vl + reach) / b.vl) * b.vl
+            return (s.pool * ceil(cols / b.vl) + ceil(reach / b.vl)) * b.vl
 
         def too_large(rows: int, cols: int) -> bool:
-            return 4 * ((rows - 1) * stride_h + span_h) * stride_w * s.channels * pitch(cols) > PLANES_BYTES
+            return 4 * ((rows * s.pool - 1) * stride_h + span_h) * stride_w * s.channels * pitch(cols) > PLANES_BYTES
 
         while rows > 1 and too_large(rows, cols):
             rows = ceil(rows / 2)
         while cols > b.vl and too_large(rows, cols):
             cols = ceil(cols / 2 / b.vl) * b.vl
-        return _Blocking(rows, cols, min(down), min(across), span_h, pitch(cols))
-
-    def source_rows(self, stride_h: int) -> int:
-        return (self.rows - 1) * stride_h + self.span_h
+        return _Blocking(rows, cols, min(down), min(across), span_h, (rows * s.pool - 1) * stride_h + span_h, pitch(cols))
 
 
 class Pixels:
@@ -75,7 +73,7 @@ class Pixels:
         n, oh, ow, oc = s.dst.shape
         vectors = ow // k.cols * ceil(k.cols / b.vl) + ceil(ow % k.cols / b.vl)
         products = s.groups * product_cycles(b, n * oh * vectors * b.vl, len(s.taps) * s.channels, s.filters)
-        split = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows(s.strides[0]) * k.pitch * s.strides[1]
+        split = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1]
         return products + SPLIT_CYCLES * split * s.src.shape[3] + STORE_CYCLES * n * oh * ow * oc
 
     def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
@@ -88,8 +86,9 @@ class Pixels:
         epilogue = s.epilogue_params()
         del epilogue["has_add"]
         params = dict(G=s.groups, IC=s.channels, OC=s.filters, SH=stride_h, SW=stride_w, depth=len(places), width=nv * b.vl,
-                      rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h, pitch=k.pitch, **epilogue)
+                      pool=s.pool, rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h, pitch=k.pitch, **epilogue)
         tiles = s.groups * s.dst.shape[0] * ceil(s.dst.shape[1] / k.rows) * ceil(s.dst.shape[2] / k.cols)
         b.step("conv_pixels", [s.src, packed, b.table([places]), *([bias] if bias is not None else [])], [s.dst], params,
-               tiles=tiles, scratch_bytes=4 * k.source_rows(stride_h) * s.channels * stride_w * k.pitch, macs=s.macs,
-               why=f"{self.name}: {s.filters} filters, {len(places)} terms, {k.rows}x{k.cols} pixels a tile{why}")
+               tiles=tiles, scratch_bytes=4 * k.source_rows * s.channels * stride_w * k.pitch, macs=s.macs,
+               why=f"{self.name}: {s.filters} filters, {len(places)} terms, {k.rows}x{k.cols} pixels a tile"
+               f"{', the largest of 2x2' if s.pool == 2 else ''}{why}")

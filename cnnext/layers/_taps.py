@@ -23,6 +23,7 @@ from cnnext.layers._algorithms import (
     Pair,
     Tap,
     TapSum,
+    cheapest,
     lower_cheapest,
     pack_weights,
     panel_vectors,
@@ -97,6 +98,19 @@ def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | Non
         (src, weights, dst), window = _turned(src, weights, dst), window.turned()
         add = _exchanged(add, 1) if add is not None else None
     _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
+
+
+def lower_pooled(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, whole: View, window: Window2D,
+                 epilogue: Epilogue) -> bool:
+    """dst = the largest of each 2 x 2 pixels of epilogue(src * weights + bias), in one step; False where two are cheaper.
+
+    ``whole`` is where the result of the convolution would lie.
+    """
+    both = TapSum(src, weights, bias, whole, window.taps(), window.strides, window.groups, False, epilogue, None)
+    chosen, why = cheapest(b, both, ALGORITHMS)
+    if isinstance(chosen, Pixels):
+        chosen.lower(b, replace(both, dst=dst, pool=2), why)
+    return isinstance(chosen, Pixels)
 
 
 def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: View | None, diff_src: View,

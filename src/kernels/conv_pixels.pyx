@@ -5,6 +5,7 @@ Design
     zeros where it leaves the image, is copied into the worker's scratch as planes: one row of floats for each source row,
     channel and, with strides, residue of the columns, so that the pixels that one term of the sum needs are neighbours. The
     register tile (simd/pixels.inc.c) reads a vector of them for each term, whose place in the planes is a table.
+    With a pool, the tile's pixels are windows of 2 x 2 pixels of the convolution, which is never stored.
     A plane row is long enough for whole vectors; what lies beyond the pixels is zero.
     Measured against conv_direct: docs/design/0002-taps.md.
 """
@@ -21,8 +22,9 @@ cdef struct conv_pixels_params:
     int64_t SH, SW
     int64_t depth                   # taps * IC; table src[2]: the places of the terms in the planes
     int64_t width                   # of the packed weights: one panel for a group
+    int64_t pool                    # 1, or 2: the largest of 2 x 2 pixels
     int64_t rows, cols              # output pixels of a tile
-    int64_t dh_min, dw_min          # first source row and column of a window, relative to oh * SH, ow * SW
+    int64_t dh_min, dw_min          # first source row and column of a window, relative to its first result
     int64_t span_h                  # source rows of a window
     int64_t pitch                   # elements of a plane's row
     int64_t has_bias
@@ -76,10 +78,10 @@ cdef int conv_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
 
     t.rows = imin(p.rows, OH - oh0)
     t.cols = imin(p.cols, OW - ow0)
-    for r in range((t.rows - 1) * p.SH + p.span_h):
-        ih = oh0 * p.SH + p.dh_min + r
+    for r in range((t.rows * p.pool - 1) * p.SH + p.span_h):
+        ih = oh0 * p.pool * p.SH + p.dh_min + r
         if 0 <= ih < src.shape[1]:
-            split_row(p, image + ih * src.stride[1], src.stride[2], src.shape[2], ow0 * p.SW + p.dw_min,
+            split_row(p, image + ih * src.stride[1], src.stride[2], src.shape[2], ow0 * p.pool * p.SW + p.dw_min,
                       planes + r * source_row, worker)
         else:
             memset(planes + r * source_row, 0, source_row * sizeof(float))
@@ -96,6 +98,7 @@ cdef int conv_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     t.dst_pixel = dst.stride[2]
     t.low = <float>p.low
     t.high = <float>p.high
+    t.pool = p.pool
     worker.simd.pixel_rows(&t)
     if p.post_op >= 0:
         apply(p, worker, &t)

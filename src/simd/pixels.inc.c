@@ -7,6 +7,7 @@
  *               is two vectors, of which a tile of 6 filters takes four.
  *   Lanes:      a lane sees its own pixel's window alone, and adds its terms in the order of K: the bits are those of the
  *               tile with filters in the lanes (gemm.inc.c), infinities and NaNs too.
+ *   Pools:      the largest of 2 x 2 pixels is taken from the planes: two vectors of each of two rows become one.
  *   Edges:      a vector is always computed whole, and stored as far as the row goes.
  */
 
@@ -139,9 +140,72 @@ CNX_INLINE void locate_pixels(const cnx_pixels *g, int64_t first, int64_t count,
     }
 }
 
+/* Every other lane of two vectors, from lane `first` on. */
+CNX_INLINE vf every_other(const int first, vf a, vf b)
+{
+#ifdef __clang__
+    vf result;
+    CNX_UNROLL for (int i = 0; i < CNX_VL; i++) result[i] = i < CNX_VL / 2 ? a[2 * i + first] : b[2 * i + first - CNX_VL];
+    return result;
+#else
+    vi lanes;
+    CNX_UNROLL for (int i = 0; i < CNX_VL; i++) lanes[i] = 2 * i + first;
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+/* Planes of two vectors, the left and the right half, of each of two rows (upper left, lower left, upper right, lower right) to
+ * their maxima, in the order in which a pool meets its pixels. */
+CNX_INLINE void pool_planes(int64_t filters, float *planes, int narrow)
+{
+    for (int64_t f = 0; f < filters; f++) {
+        float *plane = planes + f * CNX_VL;
+        vf half[4];
+        CNX_UNROLL for (int v = 0; v < 4; v++)
+            half[v] = load(plane + (narrow ? v % 2 : v) * filters * CNX_VL);
+        vf largest = maximum_v(every_other(0, half[0], half[2]), every_other(1, half[0], half[2]));
+        largest = maximum_v(largest, every_other(0, half[1], half[3]));
+        store(plane, maximum_v(largest, every_other(1, half[1], half[3])));
+    }
+}
+
+/* One vector of pooled pixels with all filters; `narrow`: the right half is not needed. */
+CNX_INLINE void pooled_vector(const cnx_pixels *g, const pixel_vector *at, int narrow, int64_t blocks)
+{
+    float planes[4 * MAX_FILTERS * CNX_VL];
+    const int count = narrow ? 2 : 4;
+    for (int64_t f = 0, block = 0; block < blocks; block++) {
+        const int64_t n = (g->filters - f + blocks - block - 1) / (blocks - block);
+        const float *bias = g->bias ? g->bias + f : NULL;
+        const int step = pixel_vectors[n - 1] < count ? 2 : count;
+        for (int v = 0; v < count; v += step)
+            pixel_tiles[n - 1][step](g, g->weights + f, bias, at + v, planes + v * n * CNX_VL);
+        pool_planes(n, planes, narrow);
+        pixel_stores[n - 1](planes, at->dst + f, g->dst_pixel, at->pixels);
+        f += n;
+    }
+}
+
+static void pooled_rows(const cnx_pixels *g, int64_t blocks)
+{
+    for (int64_t row = 0; row < g->rows; row++)
+        for (int64_t col = 0; col < g->cols; col += CNX_VL) {
+            pixel_vector at[4];
+            for (int v = 0; v < 4; v++)
+                at[v].src = g->src + (2 * row + v % 2) * g->src_row + 2 * col + v / 2 * CNX_VL;
+            at->dst = g->dst + row * g->dst_row + col * g->dst_pixel;
+            at->pixels = g->cols - col < CNX_VL ? g->cols - col : CNX_VL;
+            pooled_vector(g, at, at->pixels <= CNX_VL / 2, blocks);
+        }
+}
+
 static void pixel_rows(const cnx_pixels *g)
 {
     const int64_t blocks = (g->filters + MAX_FILTERS - 1) / MAX_FILTERS;
+    if (g->pool == 2) {
+        pooled_rows(g, blocks);
+        return;
+    }
     const int64_t widest = (g->filters + blocks - 1) / blocks;
     const int64_t total = g->rows * ((g->cols + CNX_VL - 1) / CNX_VL);
     const int64_t tiles = (total + pixel_vectors[widest - 1] - 1) / pixel_vectors[widest - 1];
