@@ -327,21 +327,21 @@ cdef class Program:
 
         ``inputs`` and ``outputs`` have an array (C contiguous, ``outputs`` writable) for each.
         """
-        cdef int slot
-        if len(inputs) != len(sources) or len(outputs) != len(targets):
-            raise ValueError(f"a program of {len(sources)} inputs and {len(targets)} outputs got {len(inputs)} and "
+        cdef Py_ssize_t i, n_sources = len(sources), n_targets = len(targets)
+        if len(inputs) != n_sources or len(outputs) != n_targets:
+            raise ValueError(f"a program of {n_sources} inputs and {n_targets} outputs got {len(inputs)} and "
                              f"{len(outputs)} arrays")
         try:
-            for slot, array in zip(sources, inputs):
-                self.bind(slot, array)
-            for slot, array in zip(targets, outputs):
-                self.bind(slot, array, True)
+            for i in range(n_sources):
+                self.bind(sources[i], inputs[i])
+            for i in range(n_targets):
+                self.bind(targets[i], outputs[i], True)
             self.run(n_threads)
         finally:
-            for slot in sources:
-                self.buffers[slot] = None
-            for slot in targets:
-                self.buffers[slot] = None
+            for i in range(n_sources):
+                self.buffers[<Py_ssize_t>sources[i]] = None
+            for i in range(n_targets):
+                self.buffers[<Py_ssize_t>targets[i]] = None
 
     cpdef run(self, int n_threads=1):
         """Run all steps. Raises ``KernelError`` with the name of the step that failed."""
@@ -372,6 +372,22 @@ cdef class Program:
         name = self.steps[self.program.failed_step][0]
         reason = CODES.get(self.program.failed_code, f"the kernel returned error code {self.program.failed_code}")
         raise KernelError(f"{name}: {reason}.")
+
+
+def alike(arrays, list likes, kind):
+    """Whether each of ``arrays`` is a C-contiguous ``kind`` (not a subclass) of its ``(shape, dtype)`` in ``likes``.
+
+    Data types are compared by identity: True is certain, False only means that somebody has to look.
+    """
+    cdef Py_ssize_t i, n = len(likes)
+    if len(arrays) != n:
+        return False
+    for i in range(n):
+        array = arrays[i]
+        shape, dtype = likes[i]
+        if type(array) is not kind or array.dtype is not dtype or array.shape != shape or not array.flags.c_contiguous:
+            return False
+    return True
 
 
 def levels():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnext._native import executor
 from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
@@ -75,13 +76,9 @@ class Runner:
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
         latest = self._latest
-        if latest is not None and outputs is None and latest.exact == self.exact:
-            for array, (shape, dtype) in zip(inputs, latest.likes, strict=True):
-                if (type(array) is not np.ndarray or array.shape != shape or array.dtype is not dtype
-                        or not array.flags.c_contiguous):
-                    break
-            else:
-                return latest.plan.run(inputs, limited(self.num_threads))
+        if (latest is not None and outputs is None and latest.exact == self.exact
+                and executor.alike(inputs, latest.likes, np.ndarray)):
+            return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
             raise ValueError(message("inputs", "batch", "be the same for all inputs", [x.shape for x in arrays]))
