@@ -14,9 +14,10 @@ from cnnext.layers._algorithms import MIN_TILE_MACS, TILE_MACS, TILES_WANTED, Ta
 PLANES_BYTES = 128 << 10    # source planes of a tile: a part of L2
 VECTORS = 4                 # what a tile has at least, of narrow rows: enough sums at once for the latency of a product
 
-# Cycles of the model for an element of the source that goes into its plane, and for one that is stored from the planes of
-# the result.
-SPLIT_CYCLES, STORE_CYCLES = 0.25, 0.35
+# Cycles of the model for an element of the source that goes into its plane (copied with its row; in blocks of 8 channels; one by
+# one), and for one that is stored from the planes of the result.
+COPY_CYCLES, BLOCK_CYCLES, SINGLE_CYCLES = 0.05, 0.2, 0.6
+STORE_CYCLES = 0.35
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ class Pixels:
         n, oh, ow, oc = s.dst.shape
         vectors = ow // k.cols * ceil(k.cols / b.vl) + ceil(ow % k.cols / b.vl)
         products = s.groups * product_cycles(b, n * oh * vectors * b.vl, len(s.taps) * s.channels, s.filters)
-        split = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1]
-        return products + SPLIT_CYCLES * split * s.src.shape[3] + STORE_CYCLES * n * oh * ow * oc
+        source = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1] * s.src.shape[3]
+        copied = s.strides[1] == s.src.strides[2] == 1
+        split = COPY_CYCLES if copied else BLOCK_CYCLES if s.channels >= 8 else SINGLE_CYCLES
+        return products + split * source + STORE_CYCLES * n * oh * ow * oc
 
     def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
         """One step, after the packing of the weights."""

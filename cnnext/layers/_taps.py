@@ -39,6 +39,7 @@ PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, 
 # A larger panel does not stay in L2 (1 to 2 MB): every tile streams it from L3 or memory, at 4 to 8 bytes a cycle, while a
 # core does 32 to 64 FMAs in one; so many pixels share a weight that is read. CREPE's 64x1 on 1024 channels: 2.3x faster.
 LARGEST_PANEL_BYTES, STREAMING_PIXELS = 1 << 20, 48
+EDGE_CYCLES = 3.0           # a pixel of a panel wider than the result, which goes through a copy
 WINDOW_BYTES = 384 << 10    # copied source window of a tile: L2 again
 PIXELS_PER_BLOCK = 256      # K of one backward-weights block: loading and storing the sums stays below 2 %
 
@@ -236,7 +237,8 @@ class Direct:
         nv = panel_vectors(b, s.filters)
         depth, width = len(s.taps) * s.channels, ceil(s.filters / (nv * b.vl)) * nv * b.vl
         pixels = s.dst.shape[0] * s.dst.shape[1] * s.dst.shape[2]
-        return max(s.groups * product_cycles(b, pixels, depth, width),
+        ragged = EDGE_CYCLES * pixels if s.filters % (nv * b.vl) else 0.0
+        return max(s.groups * (product_cycles(b, pixels, depth, width) + ragged),
                    streaming_cycles(4 * s.groups * depth * width, ceil(pixels / STREAMING_PIXELS)))
 
     def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
