@@ -18,6 +18,7 @@ VECTORS = 4                 # what a tile has at least, of narrow rows: enough s
 # one), and for one that is stored from the planes of the result.
 COPY_CYCLES, BLOCK_CYCLES, SINGLE_CYCLES = 0.05, 0.2, 0.6
 STORE_CYCLES = 0.35
+SUMS_IN_FLIGHT = 8          # two products start in a cycle, and take four: with fewer sums at once they wait for each other
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Pixels:
         k = _Blocking.choose(b, s)
         n, oh, ow, oc = s.dst.shape
         vectors = ow // k.cols * ceil(k.cols / b.vl) + ceil(ow % k.cols / b.vl)
+        sums = min(s.filters, 8) * k.rows * ceil(k.cols / b.vl)
         products = s.groups * product_cycles(b, n * oh * vectors * b.vl, len(s.taps) * s.channels, s.filters)
+        products *= max(1.0, SUMS_IN_FLIGHT / sums)
         source = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1] * s.src.shape[3]
         copied = s.strides[1] == s.src.strides[2] == 1
         split = COPY_CYCLES if copied else BLOCK_CYCLES if s.channels >= 8 else SINGLE_CYCLES

@@ -42,6 +42,11 @@ cdef inline int64_t first_inside(int64_t col, int64_t step, int64_t limit) noexc
     return 0 if col >= 0 else imin((step - 1 - col) // step, limit)
 
 
+cdef inline void clear(float *to, int64_t n) noexcept nogil:
+    if n > 0:                       # often none, and the call would cost more than the copy beside it
+        memset(to, 0, n * sizeof(float))
+
+
 cdef void split_row(const conv_pixels_params *p, const float *row, int64_t pixel, int64_t width, int64_t iw0, float *to,
                     cnx_worker *worker) noexcept nogil:
     # one source row of `width` pixels as its planes: element i of residue j is pixel iw0 + j + i * SW
@@ -50,8 +55,8 @@ cdef void split_row(const conv_pixels_params *p, const float *row, int64_t pixel
         first = first_inside(iw0 + residue, p.SW, p.pitch)
         last = first_inside(iw0 + residue - width, p.SW, p.pitch)
         for c in range(p.IC):
-            memset(to + c * step, 0, first * sizeof(float))
-            memset(to + c * step + last, 0, (p.pitch - last) * sizeof(float))
+            clear(to + c * step, first)
+            clear(to + c * step + last, p.pitch - last)
         if last > first and p.IC == 1 and p.SW * pixel == 1:
             memcpy(to + first, row + iw0 + first, (last - first) * sizeof(float))
         elif last > first:
