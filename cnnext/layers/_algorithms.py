@@ -88,7 +88,7 @@ class Algorithm(Protocol):
 
 
 def cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> tuple[Algorithm, str]:
-    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; and why not others."""
+    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; why no other."""
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
     chosen = min((a for a in algorithms if a.name in costs), key=lambda a: costs[a.name])

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from math import ceil
 
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers._algorithms import MIN_TILE_MACS, TILE_MACS, TILES_WANTED, TapSum, pack_weights, product_cycles, tile_pixels
+from cnnext.layers._algorithms import (
+    MIN_TILE_MACS,
+    TILE_MACS,
+    TILES_WANTED,
+    TapSum,
+    pack_weights,
+    product_cycles,
+    tile_pixels,
+)
 
 PLANES_BYTES = 128 << 10    # source planes of a tile: a part of L2
 VECTORS = 4                 # what a tile has at least, of narrow rows: enough sums at once for the latency of a product
 
-# Cycles of the model for an element of the source that goes into its plane (copied with its row; in blocks of 8 channels; one by
+# Cycles of the model for an element of the source that goes into its plane (with its row; in blocks of 8 channels; one by
 # one), and for one that is stored from the planes of the result.
 COPY_CYCLES, BLOCK_CYCLES, SINGLE_CYCLES = 0.05, 0.2, 0.6
 STORE_CYCLES = 0.35
@@ -35,7 +43,7 @@ class _Blocking:
 
     @staticmethod
     def choose(b: PlanBuilder, s: TapSum) -> _Blocking:
-        (stride_h, stride_w), (_, oh, ow, _) = s.strides, s.dst.shape
+        (stride_h, stride_w), oh = s.strides, s.dst.shape[1]
         down, across = [t[0] for t in s.taps], [t[1] for t in s.taps]
         span_h, span_w = max(down) - min(down) + 1, max(across) - min(across) + 1
         per_pixel = s.pool**2 * len(s.taps) * s.channels * s.filters
@@ -92,7 +100,8 @@ class Pixels:
         epilogue = s.epilogue_params()
         del epilogue["has_add"]
         params = dict(G=s.groups, IC=s.channels, OC=s.filters, SH=stride_h, SW=stride_w, depth=len(places), width=nv * b.vl,
-                      pool=s.pool, rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h, pitch=k.pitch, **epilogue)
+                      pool=s.pool, rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h,
+                      pitch=k.pitch, **epilogue)
         tiles = s.groups * s.dst.shape[0] * ceil(s.dst.shape[1] / k.rows) * ceil(s.dst.shape[2] / k.cols)
         b.step("conv_pixels", [s.src, packed, b.table([places]), *([bias] if bias is not None else [])], [s.dst], params,
                tiles=tiles, scratch_bytes=4 * k.source_rows * s.channels * stride_w * k.pitch, macs=s.macs,

@@ -1,4 +1,4 @@
-"""Convolutions with pixels in the lanes: the bits of the direct sum, on all levels, between guard zones, on several threads."""
+"""Convolutions with pixels in the lanes: the bits of the direct sum, on all levels, on several threads."""
 
 from __future__ import annotations
 

@@ -9,8 +9,10 @@ MOST_FILTERS = 32
 
 
 def fuse_pools(graph: Graph) -> Graph:
-    """A copy of the graph in which convolutions to few filters absorb the 2 x 2 maximum that alone reads their result."""
+    """The graph, in which convolutions to few filters have absorbed the 2 x 2 maximum that alone reads their result."""
+    from cnnext.layers.conv2d import Conv2D
     from cnnext.layers.pooled_convolution import PooledConvolution
+    from cnnext.layers.pooling import MaxPool2D
 
     readers = graph.consumers()
     outputs = set(graph.outputs)
@@ -18,6 +20,7 @@ def fuse_pools(graph: Graph) -> Graph:
         pool = _pool_of(node, readers, outputs)
         if pool is None:
             continue
+        assert isinstance(node.layer, Conv2D) and isinstance(pool.layer, MaxPool2D)
         node.layer = PooledConvolution(node.layer, pool.layer, node.output.shape)
         node.outputs = [pool.output]
         pool.output.node = node
