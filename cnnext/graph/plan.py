@@ -55,7 +55,7 @@ def dtype_code(dtype: np.dtype) -> int:
 
 
 # Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
-# (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
+# (LeNet-5: 9.7 against 11.1 us); but where other programs want the cores, the end of a region waits for a time slice.
 PARALLEL_THRESHOLD = 1_000_000
 
 
