@@ -90,6 +90,7 @@ cdef struct program_t:
     int64_t failed_step
     int64_t failed_code
     double *seconds         # NULL, or one per step
+    double start            # when the workers were called
 
 
 cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint alone) noexcept nogil:
@@ -125,7 +126,7 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
     worker.scratch = program.scratch + index * program.scratch_bytes
     worker.scratch_bytes = program.scratch_bytes
     worker.simd = program.simd
-    start = cnx_seconds() if program.seconds != NULL and index == 0 else 0
+    start = program.start
     for s in range(first, last):
         run_tiles(program, s, &worker, count == 1)
         if count > 1:
@@ -138,6 +139,8 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
 
 
 cdef void walk_parallel(program_t *program, int64_t first, int64_t last, int n_threads) noexcept nogil:
+    if program.seconds != NULL:
+        program.start = cnx_seconds()
     if n_threads <= 1:
         walk(program, first, last, 0, 1)
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step of a plan and the seconds of its fastest run, as the first worker saw it."""
+    """A step of a plan and its seconds, as the first worker saw them."""
 
     name: str
     kernel: str
@@ -68,8 +68,9 @@ class Profile:
         lines = [f"{row[0]:{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:5], widths[1:], strict=True))
                  + f"  {row[5]}" for row in rows]
         lines = [line.rstrip() for line in lines]
-        head = (f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {self.n_threads} worker(s), each step's fastest "
-                "run")
+        several = f"{self.n_threads} workers, the fastest run"
+        which = several if self.n_threads > 1 else "one worker, each step's fastest run"
+        head = f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {which}"
         return "\n".join([head, *lines[: len(kernels) + 1], "", *lines[len(kernels) + 1 :]])
 
     def _row(self, label: str, steps: Sequence[StepTime], why: str) -> list[str]:
@@ -93,7 +94,7 @@ class Profile:
 
 
 def profile(plan: Plan, inputs: Sequence[np.ndarray] | None, n_threads: int, runs: int) -> Profile:
-    """Run a plan several times and keep each step's fastest."""
+    """Run a plan several times: each step's fastest on one worker, the fastest run on several."""
     if inputs is None:
         rng = np.random.default_rng(0)
         inputs = [rng.standard_normal(v.shape).astype(np.float32) if v.storage.dtype == np.float32
