@@ -52,7 +52,7 @@ class _Blocking:
         reach = (span_w - 1) // stride_w
 
         def pitch(cols: int) -> int:
-            return (s.pool * ceil(cols / b.vl) + ceil(reach / b.vl)) * b.vl
+            return s.pool * ceil(cols / b.vl) * b.vl + reach
 
         def too_large(rows: int, cols: int) -> bool:
             return 4 * ((rows * s.pool - 1) * stride_h + span_h) * stride_w * s.channels * pitch(cols) > PLANES_BYTES

@@ -57,12 +57,33 @@ cdef void split_row(const conv_pixels_params *p, const float *row, int64_t pixel
         for c in range(p.IC):
             clear(to + c * step, first)
             clear(to + c * step + last, p.pitch - last)
-        if last > first and p.IC == 1 and p.SW * pixel == 1:
-            memcpy(to + first, row + iw0 + first, (last - first) * sizeof(float))
-        elif last > first:
+        if last > first:
             worker.simd.transpose(row + (iw0 + residue + first * p.SW) * pixel, p.SW * pixel, to + first, step, p.IC,
                                   last - first)
         to += p.pitch
+
+
+cdef void copy_rows(const conv_pixels_params *p, const cnx_tensor *src, const float *image, int64_t ih0, int64_t iw0,
+                    int64_t rows, float *planes) noexcept nogil:
+    # one channel at stride 1 is its own plane: all zeros in one call, then each row in one
+    cdef int64_t first = first_inside(iw0, 1, p.pitch), last = first_inside(iw0 - src.shape[2], 1, p.pitch), r
+    memset(planes, 0, rows * p.pitch * sizeof(float))
+    if last <= first:
+        return
+    for r in range(rows):
+        if 0 <= ih0 + r < src.shape[1]:
+            memcpy(planes + r * p.pitch + first, image + (ih0 + r) * src.stride[1] + iw0 + first,
+                   (last - first) * sizeof(float))
+
+
+cdef void split_rows(const conv_pixels_params *p, const cnx_tensor *src, const float *image, int64_t ih0, int64_t iw0,
+                     int64_t rows, float *planes, cnx_worker *worker) noexcept nogil:
+    cdef int64_t r, step = p.IC * p.SW * p.pitch
+    for r in range(rows):
+        if 0 <= ih0 + r < src.shape[1]:
+            split_row(p, image + (ih0 + r) * src.stride[1], src.stride[2], src.shape[2], iw0, planes + r * step, worker)
+        else:
+            memset(planes + r * step, 0, step * sizeof(float))
 
 
 cdef int conv_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -76,20 +97,20 @@ cdef int conv_pixels(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef int64_t oh0 = tile // col_tiles % row_tiles * p.rows
     cdef int64_t n = tile // (col_tiles * row_tiles) % N
     cdef int64_t group = tile // (col_tiles * row_tiles * N)
-    cdef int64_t source_row = p.IC * p.SW * p.pitch, r, ih
+    cdef int64_t source_row = p.IC * p.SW * p.pitch, rows, ih0, iw0
     cdef const float *image = <const float *>src.data + n * src.stride[0] + group * p.IC
     cdef float *planes = <float *>worker.scratch
     cdef cnx_pixels t
 
     t.rows = imin(p.rows, OH - oh0)
     t.cols = imin(p.cols, OW - ow0)
-    for r in range((t.rows * p.pool - 1) * p.SH + p.span_h):
-        ih = oh0 * p.pool * p.SH + p.dh_min + r
-        if 0 <= ih < src.shape[1]:
-            split_row(p, image + ih * src.stride[1], src.stride[2], src.shape[2], ow0 * p.pool * p.SW + p.dw_min,
-                      planes + r * source_row, worker)
-        else:
-            memset(planes + r * source_row, 0, source_row * sizeof(float))
+    rows = (t.rows * p.pool - 1) * p.SH + p.span_h
+    ih0 = oh0 * p.pool * p.SH + p.dh_min
+    iw0 = ow0 * p.pool * p.SW + p.dw_min
+    if p.IC * p.SW * src.stride[2] == 1:
+        copy_rows(p, src, image, ih0, iw0, rows, planes)
+    else:
+        split_rows(p, src, image, ih0, iw0, rows, planes, worker)
     t.filters = p.OC
     t.depth = p.depth
     t.offset = <const int64_t *>args.src[2].data
