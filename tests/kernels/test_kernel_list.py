@@ -23,7 +23,7 @@ TWINS = {
     "fold_axes": "reduce_max", "matmul": "matmul",
     "matmul_pack": "matmul",
     "conv_direct": "conv2d", "conv_pack_weights": "conv2d", "conv_backward_weights": "conv2d_backward_weights",
-    "conv_winograd": "winograd_conv2d", "conv_winograd_src": "winograd_source",
+    "conv_pixels": "conv2d", "conv_winograd": "winograd_conv2d", "conv_winograd_src": "winograd_source",
     "conv_winograd_weights": "winograd_weights",
     "sum_shards": "conv2d_backward_weights", "conv_depthwise": "depthwise_conv2d",
     "depthwise_backward_weights": "depthwise_conv2d_backward_weights",
@@ -39,7 +39,7 @@ TWINS = {
 
 IMAGE = (2, 24, 24, 8)
 LAYERS = [
-    cx.Conv2D(8, 3, padding="same"), cx.DepthwiseConv2D(3), cx.LocallyConnected2D(4, 3), cx.MaxPool2D(2),
+    cx.Conv2D(8, 3, padding="same"), cx.Conv2D(1, 3), cx.DepthwiseConv2D(3), cx.LocallyConnected2D(4, 3), cx.MaxPool2D(2),
     cx.GlobalAvgPool2D(), cx.GELU(), cx.PReLU(), cx.Softmax(), cx.LogSoftmax(), cx.UpSample2D(2), cx.Permute((0, 3, 1, 2)),
     cx.Dropout(0.5), cx.ZeroPad2D(1), cx.ReduceMax((1, 2)),
 ]
