@@ -1,6 +1,6 @@
 """Kernels beside what the core can do: convolutions, depthwise ones, and passes over memory.
 
-GFLOP/s of the direct convolution on the layers of ResNet-50 and VGG-16 and of the depthwise one on those of the mobile
+GFLOP/s of convolutions on the layers of LeNet-5, ResNet-50 and VGG-16 and of the depthwise one on those of the mobile
 networks, beside the peak of the core; GB/s of all layers and of passes, read and written, beside those of a copy. Peak and
 copy are measured in this very run (benchmarks/machine.py); each row is the best of its repetitions, one image, the
 kernel alone: no bias, weights already packed.
@@ -19,6 +19,7 @@ from cnnext.isa import default_level
 
 # name, rows = columns, channels in, channels out, kernel, stride
 SHAPES = [
+    ("lenet5 conv1", 28, 1, 6, 5, 1),
     ("resnet50 conv1", 224, 3, 64, 7, 2),
     ("resnet50 res2 1x1", 56, 64, 256, 1, 1),
     ("resnet50 res2 3x3", 56, 64, 64, 3, 1),
@@ -30,6 +31,7 @@ SHAPES = [
     ("vgg16 conv1_1", 224, 3, 64, 3, 1),
     ("vgg16 conv2_2", 112, 128, 128, 3, 1),
     ("vgg16 conv4_2", 28, 512, 512, 3, 1),
+    ("to an image", 112, 64, 3, 3, 1),
 ]
 # name, rows = columns, channels, kernel, stride, activation
 DEPTHWISE = [

@@ -481,13 +481,16 @@ def _check_bands(case: _Case) -> str:
     neighbours = (Tanh, Softsign)
     if all(isinstance(node.layer, neighbours) for run in runs for node in run):
         raise _Skip("the layer computes all rows at once")
-    whole = case.run_plan(Plan(graph, default_level(), guard=True, chooser=lambda b, g: in_order(g, [])))
+    whole = case.run_plan(_by_bands(graph, []))
     for rows in (1, 2):
-        chains = [Run(run, rows) for run in runs]
-        plan = Plan(graph, default_level(), guard=True, chooser=lambda b, g, chains=chains: in_order(g, chains))
+        plan = _by_bands(graph, [Run(run, rows) for run in runs])
         for n_threads in (1, 2):
             _same(case.run_plan(plan, n_threads), whole, f"by bands of {rows} rows")
     return ""
+
+
+def _by_bands(graph: Graph, chains: Sequence[Run]) -> Plan:
+    return Plan(graph, default_level(), guard=True, chooser=lambda b, g: in_order(g, chains))
 
 
 def _check_samples(case: _Case) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -32,6 +32,7 @@ from cnnext.graph.memory import (
     reuse_in_place,
     zones_harmed,
 )
+from cnnext.graph.prologue import rounds, run_rounds, temporary_bytes
 from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
 
@@ -60,7 +61,7 @@ def dtype_code(dtype: np.dtype) -> int:
 
 
 # Below this many operations one worker runs alone. A million take it 10 to 20 us, of which a second one saves a few
-# (LeNet-5: 17 against 20 us); but where other programs want the cores, the end of a region waits for a time slice.
+# (LeNet-5: 9.7 against 11.1 us); but where other programs want the cores, the end of a region waits for a time slice.
 PARALLEL_THRESHOLD = 1_000_000
 TILES_WANTED = 16       # of a step, so that a worker that is preempted delays it by at most 1/16
 
@@ -143,6 +144,7 @@ class PlanBuilder:
         self._constants: dict[tuple[Any, ...], View] = {}
         self._node_name = ""
         self._provider = ""
+        self._providers: dict[type, str] = {}
 
     def view(self, value: Value) -> View:
         """Where a value lies."""
@@ -265,7 +267,8 @@ class PlanBuilder:
     def is_fixed(self, view: View) -> bool:
         """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
         storage = view.storage
-        return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
+        changes = self.training and storage.parameter is not None
+        return storage.kind == "prologue" or storage.kind == "fixed" and not changes
 
     def lower_graph(self, chooser: Chooser | None = None) -> None:
         """Lower all nodes, those of chains together."""
@@ -280,8 +283,11 @@ class PlanBuilder:
     def lower_node(self, node: Node) -> None:
         """Lower one node."""
         self._node_name = node.name
-        owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
-        self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+        kind = type(node.layer)
+        if kind not in self._providers:
+            owner = None if kind.__module__.startswith("cnnext.") else provider(kind)
+            self._providers[kind] = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+        self._provider = self._providers[kind]
         with contained(node.layer, "lowering rule"):
             node.layer.lower(self, node)
         self._provider = ""
@@ -337,18 +343,21 @@ class Plan:
             for storage, host in hosts.items():
                 storage.offset_bytes = host.offset_bytes
         read = {v.storage for step in self.steps for v in step.src} | {v.storage for v in self.outputs}
-        self._intermediates = [s for s in self._storages if s.kind == "prologue" and s not in read]
-        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue" and s in read)
+        self._kept = [s for s in self._storages if s.kind == "prologue" and s in read]
+        self._rounds = rounds(self._prologue, self._kept)
+        self.prologue_bytes = sum(s.n_bytes for s in self._kept)
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
         made = sum(v.storage.n_bytes for v in self.outputs)
-        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
+        self.temporary_bytes = temporary_bytes(self._rounds)
+        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + self.temporary_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
         self._versions: list[int] | None = None
         self._changes = -1
         self._lock = new_lock(self)
-        self._idle: list[_Context] = []
+        self._idle: list[_Context] = []     # pop and append are atomic
+        self._made = [(v.shape, v.storage.dtype) for v in self.outputs]
 
     def _add_output_copies(self, builder: PlanBuilder) -> None:
         # An output that is an input, a parameter, a constant, or listed twice, is copied out.
@@ -381,18 +390,21 @@ class Plan:
         self._n_slots = slot
         return list(storages)
 
-    def program(self, steps: Sequence[Step]) -> Any:
-        """Steps as an executor's program, with all that is fixed bound."""
+    def program(self, steps: Sequence[Step], buffers: Mapping[Storage, np.ndarray] | None = None) -> Any:
+        """Steps as an executor's program, with all that is fixed bound, and ``buffers`` in place of it where given."""
         program = executor.Program(
             [_described(s) if s.bands is None else _described_bands(s, s.bands) for s in steps],
             self._n_slots, self.level, max((s.scratch_bytes for s in steps), default=0), array_at,
         )
-        for storage in self._storages:
-            if storage.array is not None:
-                program.bind(storage.slot, storage.array)
+        for storage in dict.fromkeys(v.storage for s in steps for v in (*s.src, *s.dst)):
+            array = (buffers or {}).get(storage, storage.array)
+            if array is None and storage.parameter is not None:
+                array = storage.parameter.data
+            if array is not None:
+                program.bind(storage.slot, array)
         return program
 
-    def prepare(self) -> None:
+    def prepare(self, n_threads: int = 1) -> None:
         """Compute what depends on parameters and constants alone (packed weights), unless it is up to date."""
         changes = Parameter.changes
         if changes == self._changes:
@@ -402,13 +414,7 @@ class Plan:
             if versions == self._versions:
                 self._changes = changes
                 return
-            for storage in self._storages:
-                if storage.kind == "prologue" and storage.array is None:
-                    storage.array = aligned_bytes(storage.n_bytes)
-            if self._prologue:
-                self.program(self._prologue).run(1)
-            for storage in self._intermediates:
-                storage.array = None
+            run_rounds(self, self._rounds, n_threads)
             self._versions, self._changes = versions, changes
 
     def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,
@@ -424,17 +430,20 @@ class Plan:
         outputs : list of ndarray, optional
             C-contiguous arrays to write into; new ones by default.
         """
-        self.prepare()
+        if self._changes != Parameter.changes:
+            self.prepare(n_threads)
         guarded = self.guard and outputs is None
         if outputs is None:
             new = guarded_empty if guarded else np.empty
-            outputs = [new(v.shape, v.storage.dtype) for v in self.outputs]
-        context = self._take_context()
+            outputs = [new(shape, dtype) for shape, dtype in self._made]
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = _Context(self)
         try:
             context.run(inputs, outputs, n_threads if self.parallel else 1)
         finally:
-            with self._lock:
-                self._idle.append(context)
+            self._idle.append(context)
         if guarded:
             self._check_output_guards(outputs)
         return list(outputs)
@@ -445,16 +454,9 @@ class Plan:
                 writers = [s.title for s in self.steps if any(v.storage is view.storage for v in s.dst)]
                 raise KernelError(f"a kernel wrote outside the output {value.name}, the result of {', '.join(writers)}.")
 
-    def _take_context(self) -> _Context:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return _Context(self)
-
     def trim(self) -> None:
         """Give the arenas of idle contexts back."""
-        with self._lock:
-            self._idle.clear()
+        self._idle.clear()
 
     def explain(self) -> str:
         """The steps as a table: what runs, which kernel and why, tiles, bytes moved, where its result lies."""
@@ -482,7 +484,7 @@ class Plan:
 
         On several, a first worker that was put aside finds the steps that others did meanwhile done in no time.
         """
-        self.prepare()
+        self.prepare(n_threads)
         context = _Context(self)
         context.program.profile(True)
         outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
@@ -506,20 +508,12 @@ class _Context:
         self.outputs = [v.storage.slot for v in plan.outputs]
 
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], n_threads: int) -> None:
-        for slot, array in zip(self.inputs, inputs, strict=True):
-            self.program.bind(slot, array)
-        for slot, array in zip(self.outputs, outputs, strict=True):
-            self.program.bind(slot, array, True)
         if self.guarded:
             self.arena[...] = GUARD
             self.program.guard_scratch(n_threads)
-        self.program.run(n_threads)
+        self.program.run_with(self.inputs, inputs, self.outputs, outputs, n_threads)
         if self.guarded:
             self.check_guards()
-        for slot in self.inputs:
-            self.program.unbind(slot)
-        for slot in self.outputs:
-            self.program.unbind(slot)
 
     def check_guards(self) -> None:
         """Raise if a step wrote outside the memory of its results or of its scratch."""
@@ -556,10 +550,11 @@ def _describe(view: View, outside: Sequence[BandStorage] = ()) -> tuple[Any, ...
         mover = outside.index(storage)
         offset += storage.host.offset
         storage = storage.host.storage
-    elif storage.kind == "scratch":
+    elif storage.kind == "scratch":     # of no buffer that is bound
         mover = executor.IN_SCRATCH
     offset_bytes = offset * storage.dtype.itemsize + (storage.offset_bytes if storage.kind in ("arena", "scratch") else 0)
-    return storage.slot, offset_bytes, dtype_code(storage.dtype), view.shape, view.strides, mover
+    slot = -1 if mover == executor.IN_SCRATCH else storage.slot
+    return slot, offset_bytes, dtype_code(storage.dtype), view.shape, view.strides, mover
 
 
 def array_at(buffer: Any, offset_bytes: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:

@@ -216,6 +216,26 @@ typedef struct cnx_winograd {
     float low, high;
 } cnx_winograd;
 
+/* `rows` x `cols` pixels of a sum of `depth` terms for each of `filters` filters, with everything that follows it:
+ *   dst(r, i, f) = min(max(bias[f] + sum_k src[r * src_row + i + offset[k]] * weights[k * weights_row + f], low), high)
+ * with dst(r, i, f) = dst[r * dst_row + i * dst_pixel + f]. bias may be NULL. Pixels of the source are neighbours, so a term is a
+ * plane of one channel; they are read in whole vectors, beyond `cols` too. With pool = 2, each of the rows x cols pixels is the
+ * largest of 2 x 2 such sums: those of rows 2 r and 2 r + 1, pixels 2 i and 2 i + 1. Otherwise pool = 1. */
+typedef struct cnx_pixels {
+    int64_t rows, cols, filters;
+    int64_t depth;
+    const int64_t *offset;
+    const float *src;
+    int64_t src_row;
+    const float *weights;
+    int64_t weights_row;
+    const float *bias;
+    float *dst;
+    int64_t dst_row, dst_pixel;
+    float low, high;
+    int64_t pool;
+} cnx_pixels;
+
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and
  * results may be the same row (x == y), never overlap otherwise. */
 typedef struct cnx_simd {
@@ -291,6 +311,18 @@ typedef struct cnx_simd {
     /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
     void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
     void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+    /* The gradient of Winograd's weights. Of a tile of m^2 pixels of diff_dst, by pointers, with n channels: row i of dst = row i
+     * of A d A^T; rows are written in whole vectors, zero beyond n. */
+    void (*winograd_diff)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n);
+    /* G^T u G, nine taps of n filters, from (m + 2)^2 points: point i is src + i * src_step, padded to whole vectors; tap t is
+     * dst + t * dst_step, of which n floats are written. */
+    void (*winograd_diff_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n);
+    /* The gradient of a depthwise convolution's weights from one output row, accumulating:
+     *   diff_weights(h, k, c) += sum_i src(h, i * SW + k, c) * diff_dst(i, c)
+     * with t as depthwise_row has it; weight_row, weight_col are the steps of diff_weights, dst_col that of diff_dst; weights,
+     * bias, dst, low, high and post_op are not read. */
+    void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights);
+    void (*pixel_rows)(const cnx_pixels *g);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

@@ -158,7 +158,7 @@ def inverted_residual(batch, height, channels, expanded, strides=1, width=None):
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 4, 20])
 def test_inverted_residual(strides, rows):
-    graph = inverted_residual(2, 13, 6, 40, strides)
+    graph = inverted_residual(2, 13, 24, 40, strides)
     plan = check_bands(graph, rows)
     (step,) = chains_of(plan)
     assert step.name == "expand .. project" and step.kernel == "conv_direct + conv_depthwise + conv_direct"
@@ -346,7 +346,7 @@ def test_faults_of_a_layer(answer, rule):
 
 
 def test_explain_and_profile():
-    plan = Plan(inverted_residual(2, 13, 6, 40), LEVEL, chooser=banded(4))
+    plan = Plan(inverted_residual(2, 13, 24, 40), LEVEL, chooser=banded(4))
     text = plan.explain()
     (line,) = [line for line in text.splitlines() if "expand .. project" in line]
     assert "4 bands of 4 rows" in line and "computed twice" in line
