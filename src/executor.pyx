@@ -18,7 +18,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cython.parallel cimport parallel, threadid
-from cpython cimport array
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -26,7 +25,7 @@ from libc.string cimport memcpy, memset
 from cnnext.plugin cimport (CNX_ABI, CNX_BINARY_COUNT, CNX_ERROR_FAILED, CNX_ERROR_LABEL, CNX_KERNEL_CAPSULE, CNX_MAX_RANK,
                             CNX_OK, CNX_UNARY_COUNT, cnx_args, cnx_kernel, cnx_kernel_fn, cnx_simd, cnx_tensor, cnx_worker)
 
-import array
+from struct import pack
 
 from cnnext.errors import KernelError
 
@@ -412,10 +411,9 @@ cdef class Program:
         return first_call
 
     cdef const int64_t *_table(self, numbers) except? NULL:
-        # one number more, so that the address of an empty table is one too
-        cdef array.array table = array.array("q", [*numbers, 0])
+        cdef bytes table = pack(f"{len(numbers)}q", *numbers)
         self.tables.append(table)
-        return <const int64_t *>table.data.as_longlongs
+        return <const int64_t *>PyBytes_AS_STRING(table)
 
     cdef _sort_tensors(self, int n_slots):
         # by their slots, so that binding a buffer touches its own tensors alone

@@ -94,7 +94,8 @@ def test_a_new_package_installs_and_passes(tmp_path, level):
     call("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target),
          str(package))
     assert "17 of 17 checks" in call("-c", CHECK)
-    assert "64 passed" in call("-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests"))
+    passed = "66 passed, 2 skipped" if level == "compose" else "64 passed, 4 skipped"   # its parts have rows by themselves
+    assert passed in call("-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "tests"))
     assert "trained, saved, loaded" in call("-c", TRAIN)
 
 
