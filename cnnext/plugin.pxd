@@ -230,6 +230,7 @@ cdef extern from "cnnext_plugin.h" nogil:
                              int64_t n) noexcept nogil
         void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
                                  int64_t n) noexcept nogil
+        int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

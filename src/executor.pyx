@@ -353,6 +353,23 @@ def level_info(str level=None):
             "tile_rows": [simd.tile_rows[i] for i in range(simd.max_nv)]}
 
 
+def fma_loop(str level, int64_t turns):
+    """Operations per second of a loop of multiply-adds that stays in registers."""
+    cdef const cnx_simd *simd
+    cdef float dst[64]
+    cdef int64_t operations
+    cdef double start, seconds
+    encoded = level.encode()
+    simd = cnx_simd_select(encoded)
+    if simd == NULL:
+        raise ValueError(f"fma_loop: `level` must be one of {levels()} on this machine. Received level={level!r}.")
+    with nogil:
+        start = cnx_seconds()
+        operations = simd.fma_loop(turns, dst)
+        seconds = cnx_seconds() - start
+    return operations / seconds
+
+
 def max_threads():
     """What OpenMP would use now (``OMP_NUM_THREADS``, ``threadpoolctl``), or 1 without it."""
     return cnx_max_threads()

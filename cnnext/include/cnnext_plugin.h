@@ -291,6 +291,8 @@ typedef struct cnx_simd {
     /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
     void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
     void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+    /* For benchmarks: multiply-adds in registers alone; returns how many operations, and a vector of results in dst. */
+    int64_t (*fma_loop)(int64_t turns, float *dst);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

@@ -12,6 +12,7 @@
 #include "depthwise.inc.c"
 #include "move.inc.c"
 #include "winograd.inc.c"
+#include "peak.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
 #define CNX_JOIN(a, b) CNX_JOIN_(a, b)
@@ -66,4 +67,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .prelu_rows = prelu_rows,
     .softmax_rows = softmax_rows,
     .log_softmax_rows = log_softmax_rows,
+    .fma_loop = fma_loop,
 };

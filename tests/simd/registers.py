@@ -21,7 +21,7 @@ from pathlib import Path
 # 6 x 6 pixels are not among them: 36 vectors are on the stack by design; nor are blocks of less than a vector of channels,
 # whose mask may lie there. Without FMA a product takes a register more: of the plainest level, matrix tiles alone are asked.
 MATRIX_TILES = (r"rows_\d+x\d+", r"outer_\d+x\d+")
-OTHER_TILES = (r"depthwise_(?:inside|border)_\d+_\d+_\d+", r"taps_(?:dot|max|sum)", r"winograd_src_2")
+OTHER_TILES = (r"depthwise_(?:inside|border)_\d+_\d+_\d+", r"taps_(?:dot|max|sum)", r"winograd_src_2", r"fma_loop")
 
 ARITHMETIC = re.compile(r"v?fn?m(?:add|sub)|v?(?:add|sub|mul|max|min)ps")
 VECTOR = re.compile(r"%[xyz]mm\d+")

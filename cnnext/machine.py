@@ -1,0 +1,66 @@
+"""What this machine can do at most: multiply-adds of its cores and bytes of its memory, which kernels are measured against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from cnnext._native import executor
+from cnnext.isa import default_level
+
+__all__ = ["copy_bandwidth", "peak_gflops"]
+
+FMA_TURNS = 200_000         # under a millisecond: short, so that on a busy machine one of several is undisturbed
+MEMORY_BYTES = 128 << 20    # beyond any last-level cache
+CACHE_BYTES = 192 << 10     # two of them stay in a second-level cache
+
+
+def peak_gflops(level: str | None = None, n_threads: int = 1, runs: int = 10) -> float:
+    """GFLOP/s of a loop of multiply-adds that stays in registers, the best of the runs.
+
+    Parameters
+    ----------
+    level : str, optional
+        Instruction-set level; by default what plans are made for.
+    n_threads : int
+        Cores that run it at once; the sum counts.
+    runs : int
+    """
+    name = level or default_level()
+    loops = [lambda: executor.fma_loop(name, FMA_TURNS)] * n_threads
+    return 1e-9 * max(sum(_at_once(loops)) for _ in range(runs))
+
+
+def copy_bandwidth(n_threads: int = 1, runs: int = 10, n_bytes: int = MEMORY_BYTES) -> float:
+    """GB/s that a copy reads and writes, the best of the runs.
+
+    Parameters
+    ----------
+    n_threads : int
+        Cores that copy at once, each its share.
+    runs : int
+    n_bytes : int
+        What is copied: by default more than any cache holds; ``CACHE_BYTES`` stays in the second-level cache of a core.
+    """
+    count, repeat = max(n_bytes // (4 * n_threads), 1), max(1, MEMORY_BYTES // (16 * n_bytes))
+    pairs = [(np.ones(count, np.float32), np.zeros(count, np.float32)) for _ in range(n_threads)]
+    copies: list[Callable[[], float]] = [lambda s=s, d=d: _copy(s, d, repeat) for s, d in pairs]    # type: ignore[misc]
+    return 1e-9 * max(sum(_at_once(copies)) for _ in range(runs))
+
+
+def _copy(source: np.ndarray, target: np.ndarray, repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        np.copyto(target, source)
+    return 2 * source.nbytes * repeat / (time.perf_counter() - start)
+
+
+def _at_once(loops: Sequence[Callable[[], float]]) -> list[float]:
+    """What each returns, run at the same time."""
+    if len(loops) == 1:
+        return [loops[0]()]
+    with ThreadPoolExecutor(len(loops)) as pool:
+        return [future.result() for future in [pool.submit(loop) for loop in loops]]
