@@ -72,6 +72,7 @@ cdef enum:
     TAKEN = 0
     FINISHED = 8
     NO_STEP = 0x7fffffff
+    LATEST = 0x7fffffffffffffff
     SCRATCH_SLACK = 4096 + 64   # between two workers' scratch: no shared cache line or set, and the guard zone of tests
 
 
@@ -89,7 +90,7 @@ cdef struct program_t:
     int64_t scratch_bytes
     int64_t failed_step
     int64_t failed_code
-    double *seconds         # NULL, or one per step
+    int64_t *clock          # NULL, or nanoseconds when the first worker began each step, and when the first had left it
 
 
 cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint alone) noexcept nogil:
@@ -113,10 +114,13 @@ cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint 
         tile += 1
 
 
+cdef int64_t nanoseconds() noexcept nogil:
+    return <int64_t>(1e9 * cnx_seconds())
+
+
 cdef void walk(program_t *program, int64_t first, int64_t last, int index, int count) noexcept nogil:
     cdef cnx_worker worker
-    cdef int64_t s
-    cdef double start
+    cdef int64_t s, now = 0
     memset(&worker, 0, sizeof(worker))
     worker.abi = CNX_ABI
     worker.size = sizeof(worker)
@@ -125,16 +129,19 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
     worker.scratch = program.scratch + index * program.scratch_bytes
     worker.scratch_bytes = program.scratch_bytes
     worker.simd = program.simd
-    start = cnx_seconds() if program.seconds != NULL and index == 0 else 0
+    if program.clock != NULL:
+        now = nanoseconds()
     for s in range(first, last):
+        if program.clock != NULL:
+            cnx_lower(&program.clock[2 * s], now)
         run_tiles(program, s, &worker, count == 1)
         if count > 1:
             cnx_wait_for(&program.counters[s * COUNTER_STRIDE + FINISHED], program.steps[s].n_tiles)
         if cnx_read(&program.failed_step) <= s:
             return
-        if program.seconds != NULL and index == 0:
-            program.seconds[s] = cnx_seconds() - start
-            start += program.seconds[s]
+        if program.clock != NULL:
+            now = nanoseconds()
+            cnx_lower(&program.clock[2 * s + 1], now)
 
 
 cdef void walk_parallel(program_t *program, int64_t first, int64_t last, int n_threads) noexcept nogil:
@@ -203,7 +210,7 @@ cdef class Program:
         free(self.program.steps)
         free(self.program.counters)
         free(self.program.scratch)
-        free(self.program.seconds)
+        free(self.program.clock)
         free(self.tensors)
         free(self.tensor_offset)
         free(self.tensor_slot)
@@ -270,16 +277,19 @@ cdef class Program:
 
     def profile(self, bint on=True):
         """Measure the seconds of each step in the runs that follow; read them with ``seconds()``."""
-        free(self.program.seconds)
-        self.program.seconds = NULL
+        free(self.program.clock)
+        self.program.clock = NULL
         if on:
-            self.program.seconds = <double *>calloc(max(self.n_steps, 1), sizeof(double))
+            self.program.clock = <int64_t *>calloc(max(2 * self.n_steps, 1), sizeof(int64_t))
 
     def seconds(self):
-        """Seconds of each step in the last run, as worker 0 saw them."""
-        if self.program.seconds == NULL:
+        """Seconds of each step in the last run, from the first worker that began it to the first that found it finished.
+
+        Whoever is put aside meanwhile changes nothing. 0 for steps in Python.
+        """
+        if self.program.clock == NULL:
             return []
-        return [self.program.seconds[s] for s in range(self.n_steps)]
+        return [1e-9 * max(self.program.clock[2 * s + 1] - self.program.clock[2 * s], 0) for s in range(self.n_steps)]
 
     cdef int _need_scratch(self, int workers) except -1:
         if workers > self.scratch_workers:
@@ -314,6 +324,9 @@ cdef class Program:
         memset(self.program.counters, 0, self.n_steps * COUNTER_STRIDE * sizeof(int64_t))
         self.program.failed_step = NO_STEP
         self.program.failed_code = 0
+        if self.program.clock != NULL:
+            for first in range(2 * self.n_steps):
+                self.program.clock[first] = LATEST
         for first, last, call in self.segments:
             if last > first:
                 with nogil:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step of a plan and the seconds of its fastest run, as the first worker saw it."""
+    """A step of a plan and the seconds of its fastest run."""
 
     name: str
     kernel: str
@@ -94,13 +94,17 @@ class Profile:
 
 def profile(plan: Plan, inputs: Sequence[np.ndarray] | None, n_threads: int, runs: int) -> Profile:
     """Run a plan several times and keep each step's fastest."""
-    if inputs is None:
-        rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal(v.shape).astype(np.float32) if v.storage.dtype == np.float32
-                  else np.zeros(v.shape, v.storage.dtype) for v in plan.inputs]
+    inputs = random_inputs(plan) if inputs is None else inputs
     n_threads = n_threads if plan.parallel else 1
     seconds = plan.timed(inputs, n_threads, runs)
     return Profile([_timed(step, float(s)) for step, s in zip(plan.steps, seconds, strict=True)], n_threads)
+
+
+def random_inputs(plan: Plan) -> list[np.ndarray]:
+    """Normal numbers for each float32 input, zeros for others."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(v.shape, np.float32) if v.storage.dtype == np.float32
+            else np.zeros(v.shape, v.storage.dtype) for v in plan.inputs]
 
 
 def _timed(step: Step, seconds: float) -> StepTime:
