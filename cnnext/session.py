@@ -38,6 +38,8 @@ class InferenceSession:
         Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
     exact : bool
         Add sums up as they are defined, as in ``Model``; so does a model that has it.
+    tune : bool
+        Time the algorithms there are for each convolution, as in ``Model``; so does a model that has it.
 
     Raises
     ------
@@ -46,13 +48,14 @@ class InferenceSession:
     """
 
     def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
-                 exact: bool = False):
+                 exact: bool = False, tune: bool = False):
         if not isinstance(model, Model):
             from cnnext.serialization import load
 
             model = load(model, external_data=external_data)
         self._model = model
-        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)
+        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact,
+                              tune=tune or model.tune)
         self._names = [v.name for v in self._runner.graph.inputs]
 
     def get_inputs(self) -> list[NodeArg]:
@@ -109,10 +112,11 @@ class InferenceSession:
         self._runner.trim()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact}
+        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact,
+                "tune": self._runner.tune}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], state["num_threads"], exact=state["exact"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def _with_output_names(model: Model) -> Graph:

@@ -35,6 +35,7 @@ from cnnext.threads import new_lock
 
 if TYPE_CHECKING:
     from cnnext.graph.profile import Profile
+    from cnnext.tuning import Tuner
 
 # By their codes in cnnext_plugin.h; element types that have none there are numbered from CNX_OTHER_DTYPE on as they come.
 DTYPES: dict[int, Any] = dict(enumerate(map(np.dtype, (
@@ -104,9 +105,11 @@ class PlanBuilder:
     training : bool
     exact : bool
         Sums are to be added up as they are defined: no Winograd.
+    tuner : Tuner or None
+        Measures what there is to choose from; without it, a model of the costs decides.
     """
 
-    def __init__(self, graph: Graph, level: str, exact: bool = False):
+    def __init__(self, graph: Graph, level: str, exact: bool = False, tuner: Tuner | None = None):
         info = executor.level_info(level)
         if info is None:
             raise ValueError(f"plan: `isa` must be one of {executor.levels()} on this machine. Received isa={level!r}.")
@@ -116,6 +119,7 @@ class PlanBuilder:
         self.tile_rows: list[int] = info["tile_rows"]
         self.training = graph.training
         self.exact = exact or switched_on("CNNEXT_EXACT")
+        self.tuner = tuner
         self.steps: list[Step] = []
         self.prologue: list[Step] = []
         self._graph = graph
@@ -234,6 +238,8 @@ class Plan:
         looking into a plugin.
     exact : bool
         Sums are added up as they are defined: no Winograd. So does ``CNNEXT_EXACT=1``, for all plans.
+    tuner : Tuner, optional
+        Times the algorithms that there are for a shape, and remembers the result (``tune=True``).
 
     Notes
     -----
@@ -241,9 +247,11 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False):
-        builder = PlanBuilder(graph, level, exact)
+    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False, tuner: Tuner | None = None):
+        builder = PlanBuilder(graph, level, exact, tuner)
         builder.lower_graph()
+        if tuner is not None:
+            tuner.save()
         self.graph = graph
         self.guard = guard
         self.level = builder.level

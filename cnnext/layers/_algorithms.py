@@ -22,8 +22,9 @@ TILE_EFFICIENCY = 0.9
 # Weights that do not stay in L2, beside all else, come from L3, at so many bytes a cycle and core, while products go on.
 L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 10.0
 
-# The first algorithm of a list is the most accurate. Another has to cost less than this share of it.
-CLEARLY_LESS = 0.87
+# The first algorithm of a list is the most accurate. Another has to cost less than this share of it; of measured times, which
+# are not wrong by more, this one. What the model finds so many times as dear as the cheapest is not measured.
+CLEARLY_LESS, CLEARLY_FASTER, NOT_WORTH_A_TRIAL = 0.87, 0.97, 4.0
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,25 @@ class Algorithm(Protocol):
 
 
 def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> None:
-    """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more."""
+    """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more.
+
+    With a tuner, costs are measured seconds.
+    """
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
+    share, tuned = CLEARLY_LESS, ""
+    rivals = [a for a in algorithms if a.name in costs and costs[a.name] <= NOT_WORTH_A_TRIAL * min(costs.values())]
+    if b.tuner is not None and len(rivals) > 1:
+        from cnnext.layers._trials import trial_times
+
+        costs, share, tuned = trial_times(b, s, rivals), CLEARLY_FASTER, "tuned: "
     chosen = min((a for a in algorithms if a.name in costs), key=lambda a: costs[a.name])
-    if costs[chosen.name] > CLEARLY_LESS * costs[algorithms[0].name]:
+    if algorithms[0].name in costs and costs[chosen.name] > share * costs[algorithms[0].name]:
         chosen = algorithms[0]
     others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
     for reason in dict.fromkeys(filter(None, refusals.values())):
         others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
-    chosen.lower(b, s, f"; {', '.join(others)}" if others else "")
+    chosen.lower(b, s, f"; {tuned}{', '.join(others)}" if others else "")
 
 
 def product_cycles(b: PlanBuilder, rows: int, depth: int, width: int) -> float:
