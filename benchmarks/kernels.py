@@ -94,9 +94,9 @@ class _Row:
 
 def main(quick: bool) -> None:
     seconds = 0.1 if quick else 0.5
-    print(f"{default_level()}; copy {copy_bandwidth(runs=3 if quick else 10):.1f} GB/s; flops of a core at most, measured "
-          "beside each layer, under `peak`\n")
-    print(f"{'layer':36} {'MFLOP':>7} {'ms':>8} {'GFLOP/s':>8} {'peak':>6} {'of peak':>8} {'GB/s':>6}   {'2 threads ms':>12}")
+    print(f"{default_level()}; copy {copy_bandwidth(runs=3 if quick else 10):.1f} GB/s; under `peak`, GFLOP/s of a core at "
+          "most, measured beside each layer\n")
+    print(f"{'layer':36} {'MFLOP':>7} {'ms':>8} {'GFLOP/s':>8} {'peak':>6} {'of peak':>8} {'GB/s':>6} {'2 threads ms':>14}")
     convolutions = [(_label(*shape), *_convolution(*shape[1:])) for shape in SHAPES]
     depthwise = [(f"{name} {shape[0]}, {shape[1]}", *_depthwise(*shape)) for name, *shape in DEPTHWISE]
     passes = [(f"{name} {shapes[0]}", *_pass(make, shapes)) for name, make, shapes in PASSES]

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-adds of its cores and bytes of its memory, which kernels are measured against."""
+"""What this machine can do at most: multiply-adds of its cores, bytes of its memory. Kernels are measured against both."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A file for each CPU model, instruction-set level and version of cnnext, in the user's cache folder (``CNNEXT_CACHE`` names
 another folder; ``CNNEXT_CACHE=none`` neither reads nor writes), holds the seconds of each algorithm for each shape. A choice
-follows from the file alone: once a shape is in it, results have the same bits in every process and for any number of threads.
+follows from the file alone: once a shape is in it, results have the same bits in every process, on any number of threads.
 """
 
 from __future__ import annotations

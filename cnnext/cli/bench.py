@@ -16,7 +16,8 @@ from cnnext.errors import message
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a model file: .onnx, or .safetensors, which is exported for the others")
-    parser.add_argument("--vs", default="", metavar="ENGINES", help="onnxruntime, openvino: one or more, with commas")
+    parser.add_argument("--vs", default="", metavar="ENGINES",
+                        help="onnxruntime, openvino, torch, ncnn, cnnext-exact, cnnext-tuned: one or more, with commas")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="where the model leaves it open")
     parser.add_argument("--size", metavar="ROWSxCOLUMNS", help="other extents that the model leaves open; 224x224")
     parser.add_argument("--threads", type=positive, default=None, metavar="N", help="of each engine")

@@ -22,8 +22,8 @@ TILE_EFFICIENCY = 0.9
 # Weights that do not stay in L2, beside all else, come from L3, at so many bytes a cycle and core, while products go on.
 L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 10.0
 
-# The first algorithm of a list is the most accurate. Another has to cost less than this share of it; of measured times, which
-# are not wrong by more, this one. What the model finds so many times as dear as the cheapest is not measured.
+# The first algorithm of a list is the most accurate. Another has to cost less than this share of it; measured times may be
+# nearer. What the model finds so many times as dear as the cheapest is not measured.
 CLEARLY_LESS, CLEARLY_FASTER, NOT_WORTH_A_TRIAL = 0.87, 0.97, 4.0
 
 

@@ -35,7 +35,7 @@ def _key(b: PlanBuilder, s: TapSum) -> str:
 
 
 def _plan(b: PlanBuilder, s: TapSum, algorithm: Algorithm) -> Plan:
-    """The algorithm's steps alone, on memory laid out as the sum's; what is fixed there is here, so that it is packed once."""
+    """The algorithm's steps alone, on memory laid out as the sum's; fixed weights are fixed here too, and packed once."""
     given: list[Value] = []
 
     def value(view: View | None, of_run: bool) -> Value | None:
