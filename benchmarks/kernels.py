@@ -105,8 +105,8 @@ def main(quick: bool) -> None:
              if name.startswith("resnet50") and size // stride >= LARGE_MAP]
     if large:
         least = min(large, key=lambda row: row.share)
-        print(f"\nResNet-50, results of {LARGE_MAP}x{LARGE_MAP} and more: {len(large)} layers at {100 * least.share:.0f} % of "
-              f"the peak and more; the least is {least.name}.")
+        print(f"\nResNet-50, results of {LARGE_MAP}x{LARGE_MAP} and more: {len(large)} layers at {100 * least.share:.0f} % "
+              f"of the peak and more; the least is {least.name}.")
 
 
 def _label(name: str, size: int, channels: int, filters: int, kernel: int, stride: int) -> str:

@@ -66,7 +66,7 @@ ENGINES: dict[str, Callable[[bytes, Feed, int], Run]] = {
 }
 """Engines by name: ``make(model, feed, threads)`` returns what runs a feed of those shapes.
 
-``cnnext-exact`` is cnnext without Winograd, ``cnnext-tuned`` chooses by measured times; torch and ncnn get the model by pnnx.
+``cnnext-exact`` is cnnext without Winograd, ``cnnext-tuned`` chooses by measured times; pnnx translates for torch, ncnn.
 """
 
 _PACKAGES = {"cnnext-exact": "cnnext", "cnnext-tuned": "cnnext", "torch": "torch pnnx", "ncnn": "ncnn pnnx"}

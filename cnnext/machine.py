@@ -5,17 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from cnnext._native import executor
 from cnnext.isa import default_level
 
-__all__ = ["copy_bandwidth", "peak_gflops"]
+__all__ = ["Ceilings", "ceilings", "copy_bandwidth", "peak_gflops"]
 
 FMA_TURNS = 200_000         # under a millisecond: short, so that on a busy machine one of several is undisturbed
 MEMORY_BYTES = 128 << 20    # beyond any last-level cache
 CACHE_BYTES = 192 << 10     # two of them stay in a second-level cache
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What bounds a step: GFLOP/s of the cores, GB/s of the memory and of their second-level caches."""
+
+    gflops: float
+    memory: float
+    cache: float
+
+
+def ceilings(level: str | None = None, n_threads: int = 1) -> Ceilings:
+    """Measure what bounds the steps of a plan of this level on so many cores."""
+    return Ceilings(peak_gflops(level, n_threads), copy_bandwidth(n_threads),
+                    copy_bandwidth(n_threads, n_bytes=n_threads * CACHE_BYTES))
 
 
 def peak_gflops(level: str | None = None, n_threads: int = 1, runs: int = 10) -> float:

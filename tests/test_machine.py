@@ -27,3 +27,9 @@ def test_the_rates_of_several_cores_are_added(monkeypatch):
 @pytest.mark.parametrize("n_bytes", [1 << 20, machine.CACHE_BYTES])
 def test_copy(n_threads, n_bytes):
     assert 0.1 < machine.copy_bandwidth(n_threads, runs=2, n_bytes=n_bytes) < 10_000
+
+
+def test_ceilings(monkeypatch):
+    monkeypatch.setattr(machine, "peak_gflops", lambda level, n_threads: 3.0 * n_threads)
+    monkeypatch.setattr(machine, "copy_bandwidth", lambda n_threads, n_bytes=machine.MEMORY_BYTES: n_bytes / n_threads)
+    assert machine.ceilings("avx2", 2) == machine.Ceilings(6.0, machine.MEMORY_BYTES / 2, machine.CACHE_BYTES)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from cnnext._files import atomic_write
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import Plan, Step
+    from cnnext.machine import Ceilings
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,13 @@ class Profile:
     ----------
     steps : list of StepTime
     n_threads : int
+    level : str
+        Instruction-set level.
     """
 
     steps: list[StepTime]
     n_threads: int
+    level: str
 
     @property
     def seconds(self) -> float:
@@ -79,6 +83,36 @@ class Profile:
         return [label, f"{1e3 * whole.seconds:.3f}", f"{share:.1%}", f"{whole.gflops:.1f}" if whole.macs else "",
                 f"{whole.gbytes:.1f}", why]
 
+    def plot_roofline(self, path: str | os.PathLike[str] | None = None, title: str = "",
+                      ceilings: Ceilings | None = None) -> Any:
+        """Draw each step that has products: operations per byte against GFLOP/s, below what cores and memory allow.
+
+        Parameters
+        ----------
+        path : path, optional
+            A picture to write (.png, .svg, .pdf).
+        title : str
+            Name of the network.
+        ceilings : Ceilings, optional
+            Of ``cnnext.machine``; measured by default, now, with as many threads.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib (``cnnext[plot]``).
+        """
+        from cnnext import machine
+        from cnnext.graph.roofline import draw
+
+        figure = draw(self, title, ceilings or machine.ceilings(self.level, self.n_threads))
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
     def save_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the steps, one after the other, in the Chrome trace format, which Perfetto and ``chrome://tracing`` open."""
         events, start = [], 0.0
@@ -97,7 +131,8 @@ def profile(plan: Plan, inputs: Sequence[np.ndarray] | None, n_threads: int, run
     inputs = random_inputs(plan) if inputs is None else inputs
     n_threads = n_threads if plan.parallel else 1
     seconds = plan.timed(inputs, n_threads, runs)
-    return Profile([_timed(step, float(s)) for step, s in zip(plan.steps, seconds, strict=True)], n_threads)
+    return Profile([_timed(step, float(s)) for step, s in zip(plan.steps, seconds, strict=True)], n_threads,
+                   plan.level)
 
 
 def random_inputs(plan: Plan) -> list[np.ndarray]:
