@@ -69,11 +69,13 @@ def test_plugins(monkeypatch, capsys):
 def test_networks(monkeypatch, capsys):
     pytest.importorskip("cnnext_normalization")
     monkeypatch.setattr("benchmarks.networks.NETWORKS", ("lenet5", "mobilenet_v3_small"))
+    monkeypatch.setattr("benchmarks.networks.SCALED", ("mobilenet_v3_small",))
     monkeypatch.setattr("sys.argv", ["benchmarks", "networks", "--quick"])
     program.main()
     printed = capsys.readouterr().out
     rows = re.findall(r"^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
     assert rows == [("lenet5", "0.4"), ("mobilenet_v3_small", "56.5")]
+    assert re.search(r"^mobilenet_v3_small +best [\d.]+, median [\d.]+ \([\d.]+ ms, [\d.]+ ms\)$", printed, re.MULTILINE)
     ratios = r"best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+"
     assert re.search(rf"^with / without, \d+ turns of 5 runs: {ratios}$", printed, re.MULTILINE)
 
