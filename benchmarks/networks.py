@@ -1,7 +1,8 @@
 """One image through each network of ``cnnext.models``; two threads beside one; what batch normalization costs ResNet-18.
 
-Two threads but for that. In inference a normalization is folded into the convolution before it, so ResNet-18 should cost the same with
-and without; the ratio is of runs that take turns. All but LeNet-5, VGG and SqueezeNet need the plugin cnnext-normalization.
+Two threads where nothing else is said. In inference a normalization is folded into the convolution before it, so ResNet-18
+should cost the same with and without; the ratio is of runs that take turns. All but LeNet-5, VGG and SqueezeNet need the
+plugin cnnext-normalization.
 """
 
 from __future__ import annotations

@@ -145,6 +145,8 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
 
 
 cdef void walk_parallel(program_t *program, int64_t first, int64_t last, int n_threads) noexcept nogil:
+    if program.clock != NULL:       # calling the workers belongs to the first step
+        cnx_lower(&program.clock[2 * first], nanoseconds())
     if n_threads <= 1:
         walk(program, first, last, 0, 1)
         return

@@ -17,6 +17,7 @@ from cnnext.layers.layer import Window
 MIN_TILE_TAPS = 32768   # taps times channels of a tile: 1 to 5 us of work
 TILE_TAPS = 1_000_000
 MIN_CHANNELS = 16       # of a tile: a cache line
+SHARING_ROWS = 7        # of a tile: a window of 3 rows then reads 9
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class SlidingWindow:
 
     @staticmethod
     def of(b: PlanBuilder, src: View, dst: View, taps: Sequence[Tap], strides: Pair, columns: int,
-           whole_images: bool = False) -> SlidingWindow:
-        """``columns``: KW of the weights, to number the taps; ``whole_images``: a tile is some channels of an image."""
+           tile: Pair | None = None) -> SlidingWindow:
+        """``columns``: KW of the weights, to number the taps; ``tile``: its rows and channels, if not the usual ones."""
         n, oh, ow, c = dst.shape
         first, last = _interior(src.shape[2], ow, [t[1] for t in taps], strides[1])
-        rows, channels = image_blocks(dst.shape, len(taps)) if whole_images else _tile(dst.shape, len(taps))
+        rows, channels = tile or _tile(dst.shape, len(taps))
         params = dict(n_taps=len(taps), SH=strides[0], SW=strides[1], first=first, last=last, rows=rows,
                       channels=channels)
         table = b.table([(dh, dw, kh * columns + kw) for dh, dw, kh, kw in taps] or [(0, 0, 0)])
@@ -62,6 +63,19 @@ def _tile(shape: Sequence[int], n_taps: int) -> Pair:
         return max(1, min(oh, wanted // max(row, 1))), max(c, 1)
     blocks = ceil(c / max(MIN_CHANNELS, c * wanted // row // MIN_CHANNELS * MIN_CHANNELS))
     return 1, min(c, ceil(c / blocks / MIN_CHANNELS) * MIN_CHANNELS)
+
+
+def block_tile(shape: Sequence[int], n_taps: int, block: int) -> Pair:
+    """Rows and channels of a tile that is walked by blocks of channels: several rows, which share source rows, before all
+    channels of a row."""
+    n, oh, ow, c = shape
+    row = ow * c * n_taps
+    wanted = min(TILE_TAPS, max(MIN_TILE_TAPS, n * oh * row // TILES_WANTED))
+    rows = wanted // max(row, 1)
+    if rows >= min(oh, SHARING_ROWS):
+        return min(oh, rows), c
+    channels = min(c, block * max(1, round(wanted / max(oh * ow * n_taps * block, 1))))
+    return max(1, min(oh, max(SHARING_ROWS, wanted // max(ow * channels * n_taps, 1)))), channels
 
 
 def image_blocks(shape: Sequence[int], n_taps: int) -> Pair:

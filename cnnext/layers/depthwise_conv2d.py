@@ -11,6 +11,7 @@ from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
+from cnnext.layers._algorithms import L2_BYTES
 from cnnext.layers._rows import row_step
 from cnnext.layers._taps import (
     MIN_TILE_MACS,
@@ -24,7 +25,7 @@ from cnnext.layers._taps import (
     lower_sum_shards,
 )
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
-from cnnext.layers._windows import SlidingWindow, onnx_window, phase_view, phases, receptive_window
+from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase_view, phases, receptive_window
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
@@ -33,6 +34,7 @@ from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
 
+SOURCE_ROWS_BYTES = 20 << 10    # of a first-level cache of 32 KiB and more; the rest is for results and weights
 SLIDING_COLUMNS, SLIDING_STRIDES = (3, 5, 7), (1, 2)    # that the primitive `depthwise_row` is compiled for
 
 
@@ -195,16 +197,27 @@ def grouped_weights(b: PlanBuilder, value: Value) -> View:
 def lower_depthwise(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, taps: list[Tap],
                     strides: Pair, epilogue: Epilogue, add: View | None) -> None:
     """Append one depthwise convolution; weights (KH, KW, 1, C), ``add`` laid out like ``dst``."""
-    sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1])
     columns = _sliding_columns(taps, strides, weights.shape[1])
+    block = _channel_block(b, src, columns["KH"]) if columns["KW"] else dst.shape[3]
+    tile = block_tile(dst.shape, len(taps), block) if block < dst.shape[3] else None
+    sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1], tile)
     post, constants = epilogue.post if epilogue.post is not None else (None, ())
     p0, p1 = (*constants, 0.0, 0.0)[:2]
-    params = dict(sliding.params, **columns, has_bias=bias is not None, has_add=add is not None,
+    params = dict(sliding.params, **columns, block=block, has_bias=bias is not None, has_add=add is not None,
                   post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
                   post_1=p1)
     sources = [src, sliding.table, weights] + [v for v in (bias, add) if v is not None]
     b.step("conv_depthwise", sources, [dst], params, tiles=sliding.tiles, scratch_bytes=16 * max(len(taps), 1),
-           macs=dst.size * len(taps), why=sliding.why + (", columns slide" if columns["KW"] else ""))
+           macs=dst.size * len(taps),
+           why=sliding.why + (f", columns slide, {min(block, dst.shape[3])} channels at a time" if columns["KW"] else ""))
+
+
+def _channel_block(b: PlanBuilder, src: View, rows: int) -> int:
+    """Channels of which so many source rows fit into L1; all where an image comes from beyond L2: there, to read a source
+    row once and in order counts for more (56x56x144: 5 %)."""
+    if 4 * src.shape[1] * src.shape[2] * src.shape[3] > L2_BYTES // 2:
+        return src.shape[3]
+    return max(1, SOURCE_ROWS_BYTES // (4 * b.vl * rows * max(src.shape[2], 1))) * b.vl
 
 
 def _sliding_columns(taps: Sequence[Tap], strides: Pair, columns: int) -> dict[str, int]:

@@ -289,7 +289,7 @@ class PoolBackward(Layer):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst, diff_dst = (one_pixel(b.view(v)) for v in node.inputs)
         taps = self.geometry.taps()
-        sliding = SlidingWindow.of(b, src, dst, taps, self.geometry.strides, 1, whole_images=True)
+        sliding = SlidingWindow.of(b, src, dst, taps, self.geometry.strides, 1, image_blocks(dst.shape, len(taps)))
         params = dict(sliding.params, reach=max(t[0] for t in taps) + 1, op=OPS[self.op], power=self.power)
         b.step("pool_backward", [src, sliding.table, dst, diff_dst], [b.view(node.output)], params, tiles=sliding.tiles,
                scratch_bytes=24 * len(taps), why=sliding.why)

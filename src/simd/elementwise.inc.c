@@ -126,7 +126,7 @@ CNX_INLINE vf shrink(vf x, vf limit, vf bias)
     F(SIGMOID, 0, sigmoid_v(x), s * (1 - s))                                                                           \
     F(HARD_SIGMOID, 2, min_v(max_v(a * x + b, splat(0)), splat(1)), select((s > 0) & (s < 1), a, splat(0)))            \
     F(TANH, 0, tanh_v(x), 1 - s * s)                                                                                   \
-    F(SILU, 0, max_v(x, splat(-104)) * sigmoid_v(x), silu_diff(s))                                                          \
+    F(SILU, 0, silu_v(x), silu_diff(s))                                                                                \
     F(HARD_SWISH, 0, finite_below(x) * hard_swish_gate(x), hard_swish_diff(s))                                         \
     F(MISH, 0, mish(x), mish_diff(s))                                                                                  \
     F(SOFTPLUS, 0, softplus(x), -expm1_v(-s))                                                                          \

@@ -37,6 +37,11 @@ typedef void (*tile_fn)(const cnx_gemm *g, const float *a, float *c, int64_t c_r
     vf acc[MR][NV];                                                                                                    \
     UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++)                                            \
         acc[m][v] = g->accumulate ? load(c + m * c_row + v * CNX_VL) : (vf){0};                                        \
+    UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++)                                            \
+        __builtin_prefetch(c + m * c_row + v * CNX_VL, 1);                                                             \
+    if (add)                                                                                                           \
+        UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++)                                        \
+            __builtin_prefetch(add + m * add_row + v * CNX_VL, 0);                                                     \
     const float *b = g->b;
 
 #define TILE_STEP(MR, NV, A)                                                                                           \

@@ -141,17 +141,28 @@ CNX_INLINE vf tanh_v(vf x)
 
 /* 1 / (1 + exp(-x)) as g / (g + g exp(-x)) with g = 2^-32: from -104, where it is 0, to 65, where it is 1, the power of two of
  * g exp(-x) is that of a normal float, so that it is added to the exponent of exp(r) as it stands. The rounding of -x / ln 2
- * leaves n - 32 in the low bits of `biased`. A NaN is lost in integers, so the numerator takes it along. */
-CNX_INLINE vf sigmoid_v(vf x)
+ * leaves n - 32 in the low bits of `biased`. This is the divisor, for x in [-104, 65]; a NaN is lost in integers. */
+CNX_INLINE vf sigmoid_divisor(vf x)
 {
     static const float c[] = {1, 1, 0.49999994f, 0.166665167f, 0.0416682847f, 0.00836925022f, 0.00138204684f};
     const float bias = ROUND_BIAS - 32;
-    x = min_v(max_v(x, splat(-104)), splat(65));
     const vf biased = bias - x * LOG2_E;
     const vf n = biased - bias;
     const vf r = -x - n * LN2_HIGH - n * LN2_LOW;
-    const vf e = (vf)((vi)polynomial(r, 6, c) + ((vi)biased << 23));
-    return (0x1p-32f + 0 * r) / (0x1p-32f + e);
+    return 0x1p-32f + (vf)((vi)polynomial(r, 6, c) + ((vi)biased << 23));
+}
+
+CNX_INLINE vf sigmoid_v(vf x)
+{
+    x = min_v(max_v(x, splat(-104)), splat(65));
+    return (0x1p-32f + 0 * x) / sigmoid_divisor(x);
+}
+
+/* x sigmoid(x), 0 at -infinity */
+CNX_INLINE vf silu_v(vf x)
+{
+    x = max_v(x, splat(-104));
+    return x * (0x1p-32f / sigmoid_divisor(min_v(x, splat(65))));
 }
 
 /* The standard normal distribution: the probability of a value below x, to full relative precision in both tails, and
