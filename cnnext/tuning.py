@@ -65,15 +65,17 @@ class Tuner:
         """
         found = self._known.get(shape, {})
         if not all(name in found for name in names):
-            found = {**found, **measure(make_plans(), self.n_threads)}
+            found = {**measure(make_plans(), self.n_threads), **found}
             self._known[shape] = self._new[shape] = found
         return {name: found[name] for name in names}
 
     def save(self) -> None:
-        """Add what was measured to the file, beside what other processes have put there meanwhile."""
+        """Add what was measured to the file; what other processes have put there meanwhile stays."""
         if not self._new or self.path is None:
             return
-        known = {**self._read(), **self._new}
+        known = self._read()
+        for shape, times in self._new.items():
+            known[shape] = {**times, **known.get(shape, {})}
         newest = dict(list(known.items())[-MOST_SHAPES:])
         text = json.dumps({"cpu": cpu_model(), "level": self.level, "seconds": newest}, indent=0)
         try:
@@ -129,7 +131,7 @@ def measure(plans: Mapping[str, Plan], n_threads: int) -> Times:
         for name, plan in plans.items():
             seconds = plan.timed(inputs[name], n_threads if plan.parallel else 1, runs=2)
             best[name] = min(best[name], float(seconds.sum()))
-    return {name: round(seconds, 9) for name, seconds in best.items()}
+    return {name: max(round(seconds, 9), 1e-9) for name, seconds in best.items()}
 
 
 def cache_folder() -> Path | None:

@@ -165,10 +165,12 @@ def test_times_of_other_processes_are_kept(monkeypatch, cache):
     ours, theirs = (tuning.Tuner(default_level(), 1) for _ in range(2))
     ours.times("our shape", lambda: FOUR_IS_BEST, [F2])
     theirs.times("their shape", lambda: FOUR_IS_BEST, [F2])
+    ours._new["both"], theirs._new["both"] = {F2: 2.0}, {F2: 1.0}
     theirs.save()
     ours.save()
     [file] = cache.iterdir()
-    assert set(json.loads(file.read_bytes())["seconds"]) == {"our shape", "their shape"}
+    found = json.loads(file.read_bytes())["seconds"]
+    assert set(found) == {"our shape", "their shape", "both"} and found["both"] == {F2: 1.0}
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
