@@ -47,8 +47,7 @@ class Tuner:
     def __init__(self, level: str, n_threads: int):
         self.level = level
         self.n_threads = n_threads
-        folder = cache_folder()
-        self.path = folder / file_name(cpu_model(), level) if folder is not None else None
+        self.path = times_path(level)
         self._known: dict[str, Times] = self._read()
         self._new: dict[str, Times] = {}
 
@@ -132,6 +131,12 @@ def measure(plans: Mapping[str, Plan], n_threads: int) -> Times:
             seconds = plan.timed(inputs[name], n_threads if plan.parallel else 1, runs=2)
             best[name] = min(best[name], float(seconds.sum()))
     return {name: max(round(seconds, 9), 1e-9) for name, seconds in best.items()}
+
+
+def times_path(level: str) -> Path | None:
+    """The file of this machine and a level, there or not; None where nothing is remembered."""
+    folder = cache_folder()
+    return folder / file_name(cpu_model(), level) if folder is not None else None
 
 
 def cache_folder() -> Path | None:

@@ -14,6 +14,7 @@ import pytest
 import cnnext as cx
 from cnnext import tuning
 from cnnext.isa import default_level
+from cnnext.layers import _taps
 
 F2, F4 = "winograd F(2x2,3x3)", "winograd F(4x4,3x3)"
 FOUR_IS_BEST = {"direct": 3e-3, F4: 1e-3, F2: 2e-3}
@@ -65,7 +66,7 @@ def test_each_shape_is_timed_once(monkeypatch, cache):
     [plans] = measured.plans
     assert set(plans) == set(FOUR_IS_BEST)
     [file] = cache.iterdir()
-    assert default_level() in file.name and cx.__version__ in file.name
+    assert default_level() in file.name and cx.__version__ in file.name and str(file) in cx.show_config(show=False)
     assert why(net()) == first and len(measured.plans) == 1
     cx.InferenceSession(net(), tune=True).plan((2, *SHAPE[1:]))
     assert len(measured.plans) == 2
@@ -115,6 +116,35 @@ def test_training(monkeypatch):
     rng = np.random.default_rng(0)
     history = model.fit(rng.standard_normal((8, *SHAPE[1:]), np.float32), rng.integers(0, 3, 8), epochs=1, verbose=0)
     assert measured.plans and np.isfinite(history.history["loss"]).all()
+
+
+class Other(_taps.Direct):
+    """A second algorithm for all sums, so that each is timed."""
+
+    name = "other"
+
+
+@pytest.mark.parametrize("layer, shape", [
+    (lambda: cx.Conv2D(6, (2, 3), strides=(2, 1), dilation=(1, 2), groups=2), (9, 8, 4)),
+    (lambda: cx.Conv1D(5, 3, padding=(2, 0), activation="gelu"), (11, 3)),
+    (lambda: cx.Conv2DTranspose(3, 3, strides=2), (5, 4, 7)),
+    (lambda: cx.Conv2DTranspose(2, 2, strides=2, use_bias=False), (4, 4, 20)),
+    (lambda: cx.Dense(7), (30,)),
+])
+def test_every_kind_of_sum_is_timed(monkeypatch, cache, layer, shape):
+    monkeypatch.setattr(_taps, "ALGORITHMS", (_taps.Direct(), Other()))
+    monkeypatch.setattr(tuning, "MOST_ROUNDS", 1)
+    model = cx.Sequential([layer(), cx.Flatten(), cx.Dense(3)], input_shape=shape)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *shape), np.float32)
+    expected = model.predict(x)
+    model.tune = True
+    assert np.array_equal(model.predict(x), expected)
+    model.compile()
+    model.fit(x, rng.integers(0, 3, 2), epochs=1, verbose=0)
+    [file] = cache.iterdir()
+    shapes = json.loads(file.read_bytes())["seconds"]
+    assert len(shapes) >= 4 and all(set(times) == {"direct", "other"} for times in shapes.values())
 
 
 def test_it_is_pickled():
@@ -189,6 +219,7 @@ def test_no_file(monkeypatch, tmp_path):
         warnings.simplefilter("error")
         assert why(net()) == why(net())
     assert len(measured.plans) == 2 and not list(tmp_path.iterdir())
+    assert "tune=True: nowhere" in cx.show_config(show=False)
 
 
 @pytest.mark.parametrize("given, home, folder", [
