@@ -52,6 +52,8 @@ class _Point:
 def draw(profile: Profile, title: str, ceilings: Ceilings) -> Any:
     """A figure of matplotlib: intensity against speed, areas by time, colours by kernel, the longest steps named."""
     figure = new_figure(12.0, 6.2)
+    from matplotlib.ticker import LogLocator
+
     ax = figure.add_axes((0.065, 0.095, 0.635, 0.79), xscale="log", yscale="log")
     workers = f"{profile.n_threads} thread{'s' * (profile.n_threads > 1)}"
     figure.text(0.065, 0.945, ", ".join(filter(None, (title, workers, profile.level))), fontsize=13)
@@ -62,9 +64,11 @@ def draw(profile: Profile, title: str, ceilings: Ceilings) -> Any:
     _scatter(ax, points, profile.seconds)
     _number(figure, ax, points[:NUMBERED])
     ax.set_xlabel("operations for each byte of a step's values and weights")
-    ax.set_ylabel("GFLOP/s of the definition (Winograd needs fewer operations)")
+    ax.set_ylabel("GFLOP/s (Winograd needs fewer operations)")
     for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     ax.grid(True, which="major", color=FRAME, linewidth=0.8)
     ax.set_axisbelow(True)
     return figure
@@ -98,15 +102,18 @@ def _limits(ax: Any, points: Sequence[_Point], ceilings: Ceilings) -> None:
 def _roofs(ax: Any, ceilings: Ceilings) -> None:
     """The peak as a level line, and copies from memory and from the second-level cache as lines that rise to it."""
     (left, right), (bottom, _) = ax.get_xlim(), ax.get_ylim()
-    ax.plot([ceilings.gflops / ceilings.cache, right], [ceilings.gflops] * 2, color="black", linewidth=1.4, zorder=1)
-    ax.annotate(f"multiply-adds: {ceilings.gflops:.0f} GFLOP/s", (ceilings.gflops / ceilings.cache, ceilings.gflops), (6, 5),
+    ridge = max(ceilings.gflops / ceilings.cache, left)
+    ax.plot([ridge, right], [ceilings.gflops] * 2, color="black", linewidth=1.4, zorder=1)
+    ax.annotate(f"multiply-adds: {ceilings.gflops:.0f} GFLOP/s", (ridge, ceilings.gflops), (6, 5),
                 textcoords="offset points", fontsize=9)
     for rate, name, dashes in ((ceilings.memory, "memory", "-"), (ceilings.cache, "L2 cache", "--")):
-        x = np.array([min(left, bottom / rate), ceilings.gflops / rate])
+        start = max(left, bottom / rate)
+        if rate * start >= ceilings.gflops:     # left of the picture
+            continue
+        x = np.array([start, ceilings.gflops / rate])
         ax.plot(x, rate * x, dashes, color="black", linewidth=1.4, zorder=1)
-        start = max(left, bottom / rate) * 1.12
-        ax.annotate(f"{name}: {rate:.0f} GB/s", (start, rate * start), (0, 5), textcoords="offset points", fontsize=9,
-                    rotation=_slope(ax), rotation_mode="anchor")
+        ax.annotate(f"{name}: {rate:.0f} GB/s", (1.12 * start, 1.12 * rate * start), (0, 5), textcoords="offset points",
+                    fontsize=9, rotation=_slope(ax), rotation_mode="anchor")
 
 
 def _slope(ax: Any) -> float:
