@@ -7,6 +7,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "startup": "import time beside NumPy's, size of the wheel",
+    "loading": "from a model file to the first result, and the memory, beside other engines",
     "plugins": "a native layer from outside beside the built-in one, import time with 50 plugins",
     "kernels": "convolutions and passes beside peak and bandwidth of the core",
     "winograd": "3x3 convolutions: the direct sum beside what is chosen",

@@ -125,11 +125,11 @@ class Model:
 
     def count_params(self) -> int:
         """Elements of all parameters."""
-        return sum(p.data.size for p in self.parameters)
+        return sum(p.size for p in self.parameters)
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all parameters, in the order of the layers; for shapes see ``docs/NOTATION.md``."""
-        return [p.data.copy() for p in self.parameters]
+        return [p.peek() if p.stored is not None else p.data.copy() for p in self.parameters]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Replace all parameters.
@@ -144,8 +144,8 @@ class Model:
         if len(arrays) != len(parameters):
             raise ValueError(message(where, "weights", f"be {len(parameters)} arrays", len(arrays)))
         for p, array in zip(parameters, arrays, strict=True):
-            if array.shape != p.data.shape:
-                raise ValueError(message(where, p.name, f"have shape {p.data.shape}", array.shape))
+            if array.shape != p.shape:
+                raise ValueError(message(where, p.name, f"have shape {p.shape}", array.shape))
             if array.dtype.kind not in "fiu":
                 raise TypeError(message(where, p.name, "hold numbers", str(array.dtype)))
         for p, array in zip(parameters, arrays, strict=True):

@@ -230,6 +230,10 @@ cdef extern from "cnnext_plugin.h" nogil:
                              int64_t n) noexcept nogil
         void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows,
                                  int64_t n) noexcept nogil
+        void (*winograd_diff)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n) noexcept nogil
+        void (*winograd_diff_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,
+                                      int64_t n) noexcept nogil
+        void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights) noexcept nogil
         int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
 
     ctypedef struct cnx_worker:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -325,9 +325,10 @@ def provider(cls: type) -> Plugin | None:
     return next(iter((*exact, *named, *mine)), None)
 
 
-@contextmanager
-def contained(layer: Layer, rule: str) -> Iterator[None]:
+class contained:
     """Errors of a plugin's layer name its distribution, version and entry point.
+
+    A class, since a generator would take five times as long, some ten times for each layer of a graph.
 
     What the layer itself says of its arguments passes unchanged, and so does everything of layers without a plugin.
 
@@ -337,15 +338,26 @@ def contained(layer: Layer, rule: str) -> Iterator[None]:
     rule : str
         What it is doing, for the message: ``"shape rule"``.
     """
-    try:
-        yield
-    except Exception as error:
+
+    __slots__ = ("layer", "rule")
+
+    def __init__(self, layer: Layer, rule: str):
+        self.layer = layer
+        self.rule = rule
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        layer = self.layer
         from_layer = isinstance(error, (ValueError, TypeError)) and str(error).startswith(f"{layer.where}:")
         owner = None if from_layer or isinstance(error, KernelError) else provider(type(layer))
         if owner is None or str(owner) in str(error):
-            raise
+            return
         text = str(error) if isinstance(error, PluginError) else (
-            f"{layer.where}: its {rule} raised {type(error).__name__}: {error}")
+            f"{layer.where}: its {self.rule} raised {type(error).__name__}: {error}")
         look = f"check {owner.name}" if _TYPE_NAME.fullmatch(owner.name) else "doctor"
         raise PluginError(f"{text} ({owner}). See what is wrong: cnnext plugins {look}") from error
 
@@ -368,9 +380,6 @@ def _changed(folder: str) -> int:
 @lru_cache(maxsize=8)
 def _scan(folders: tuple[tuple[str, int], ...], group: str) -> Scan:
     path = [folder for folder, _ in folders]
-    # Most programs have no pass from anywhere, and all of them make plans.
-    if group == PASS_GROUP and not _is_mentioned(group, path):
-        return Scan((), ())
     entries, faults = _entries(path, group)
     plugins: dict[Plugin, None] = {}
     for entry in entries:
@@ -400,34 +409,39 @@ def _fault(entry: Any, group: str) -> str:
     return "" if entry.object_name else f"the entry point must read module:{kind}."
 
 
-def _is_mentioned(group: str, path: list[str]) -> bool:
-    """Whether any distribution may have entry points of a group: a look at the files, without parsing them.
+def _mentioning(path: list[str], group: str) -> list[Path] | None:
+    """The files of entry points with a group's name in them; None where a folder is an archive, for ``entrypoints`` to read.
 
-    It takes a fraction of a millisecond, importing ``entrypoints`` and parsing all files about twenty.
+    A look at all files takes a millisecond, importing ``entrypoints`` and parsing them about twenty, and most programs
+    use a plugin or none. As in ``entrypoints``, the first distribution of a name hides the others.
     """
+    found: list[Path] = []
+    seen: set[str] = set()
     for folder in path:
+        if folder.rstrip("/\\").endswith(".egg"):
+            return None
         try:
             names = os.listdir(folder or ".")
-        except NotADirectoryError:      # a zip file: ``entrypoints`` looks into it
-            return True
+        except NotADirectoryError:
+            return None
         except OSError:
             continue
-        for name in names:
-            file = os.path.join(folder, name, "entry_points.txt")
-            if name.endswith(("-info", "EGG-INFO")) and _file_mentions(file, group):
-                return True
-    return False
-
-
-def _file_mentions(path: str, text: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return text.encode() in file.read()
-    except OSError:
-        return False
+        for name in sorted(n for n in names if n.endswith((".dist-info", ".egg-info"))):
+            try:
+                text = (file := Path(folder or ".", name, "entry_points.txt")).read_bytes()
+            except OSError:
+                continue
+            owner = name.partition("-")[0]
+            if group.encode() in text and owner not in seen:
+                found.append(file)
+            seen.add(owner)
+    return found
 
 
 def _entries(path: list[str], group: str) -> tuple[list[Any], list[str]]:
+    files = _mentioning(path, group)
+    if files is not None:
+        return _parsed(files, group) if files else ([], [])
     import entrypoints
 
     with warnings.catch_warnings(record=True) as caught:
@@ -435,18 +449,24 @@ def _entries(path: list[str], group: str) -> tuple[list[Any], list[str]]:
         try:
             entries = entrypoints.get_group_all(group, path=path)
         except (configparser.Error, UnicodeDecodeError, OSError):
-            return _entries_one_by_one(path, group)
+            return _parsed(_all_files(path), group)
     if caught:
-        return _entries_one_by_one(path, group)
+        return _parsed(_all_files(path), group)
     return entries, []
 
 
-def _entries_one_by_one(path: list[str], group: str) -> tuple[list[Any], list[str]]:
-    """The same, file by file, where one cannot be read: ``get_group_all`` stops there, or warns without the owner."""
+def _all_files(path: list[str]) -> Iterator[Path]:
+    """Where ``get_group_all`` stops at a file, or warns without its owner, the files are read one by one."""
+    for folder in path:
+        yield from sorted(Path(folder or ".").glob("*.*-info/entry_points.txt"))
+
+
+def _parsed(files: Iterable[Path], group: str) -> tuple[list[Any], list[str]]:
+    """The entry points in these files of distributions, and what cannot be read, with its owner."""
     import entrypoints
 
     entries, faults, seen = [], [], set()
-    for file in (f for folder in path for f in sorted(Path(folder or ".").glob("*.*-info/entry_points.txt"))):
+    for file in files:
         owner = entrypoints.Distribution.from_name_version(file.parent.stem)
         if owner.name in seen:
             continue

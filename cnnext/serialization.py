@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnext import modelfile
+from cnnext.collector import paused_collector
 from cnnext.errors import ModelFileError, PluginError, message
 from cnnext.graph.graph import FLOAT32, Shape, Value, constant
 from cnnext.layers.attributes import as_int
@@ -16,7 +17,12 @@ from cnnext.layers.input import Input
 from cnnext.layers.layer import Layer
 from cnnext.layers.missing import MissingLayer
 from cnnext.model import Model
+from cnnext.modelfile import Limits
 from cnnext.plugins import layer_class, provider
+from cnnext.stored import Tensor, in_memory
+
+if TYPE_CHECKING:
+    from cnnext.onnx.files import OnnxLimits
 
 _CONSTANTS = "$constants"   # owner of the tensors of the graph's constants; no layer may be called so
 
@@ -44,7 +50,7 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "nodes": nodes,
         "outputs": [position[v] for v in graph.outputs],
     }
-    tensors = {f"{layer.name}/{key}": p.data for layer in layers for key, p in layer.weights.items()}
+    tensors = {f"{layer.name}/{key}": p.peek() for layer in layers for key, p in layer.weights.items()}
     if constants:
         tensors.update({f"{_CONSTANTS}/{i}": np.asarray(v.data) for i, v in enumerate(constants)})
     if not graph.shares_batch:
@@ -84,7 +90,8 @@ def to_bytes(model: Model) -> bytes:
     return modelfile.to_bytes(tensors, document)
 
 
-def load(source: Any, num_threads: int | None = None, external_data: bool = False) -> Model:
+def load(source: Any, num_threads: int | None = None, external_data: bool = False,
+         limits: Limits | OnnxLimits | None = None) -> Model:
     """Read a model file, native (``.safetensors``) or ONNX.
 
     Parameters
@@ -93,6 +100,8 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
     num_threads : int, optional
     external_data : bool
         Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
+    limits : cnnext.modelfile.Limits or cnnext.onnx.OnnxLimits, optional
+        What a native file or an ONNX model may ask for, where the defaults refuse one that you trust.
 
     Raises
     ------
@@ -104,11 +113,23 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
     A layer whose plugin is missing or broken becomes a ``MissingLayer``: the model has its summary and its weights, and
     says what to install when it is run.
     """
+    return read_model(source, num_threads, external_data, limits, stay=False)
+
+
+def read_model(source: Any, num_threads: int | None, external_data: bool, limits: Limits | OnnxLimits | None,
+               stay: bool) -> Model:
+    """As ``load``; with ``stay``, large weights stay in the file, which is kept open, until they are wanted."""
+    with paused_collector():
+        return _read(source, num_threads, external_data, limits, stay)
+
+
+def _read(source: Any, num_threads: int | None, external_data: bool, limits: Limits | OnnxLimits | None,
+          stay: bool) -> Model:
     if is_onnx(source):
         from cnnext.onnx.importer import load as load_onnx
 
-        return load_onnx(source, num_threads, external_data)
-    tensors, document = modelfile.load(source)
+        return load_onnx(source, num_threads, external_data, _checked_limits(limits, "OnnxLimits"), stay)
+    tensors, document = modelfile.load(source, limits=_checked_limits(limits, "Limits") or Limits(), stay=stay)
     where = "model file" if isinstance(source, bytes) else f"model file {os.fspath(source)!r}"
     try:
         return _rebuild(document, tensors, num_threads)
@@ -119,6 +140,13 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError,
             RecursionError) as error:
         raise ModelFileError(f"{where}: the graph cannot be rebuilt: {error}") from error
+
+
+def _checked_limits(limits: Any, kind: str) -> Any:
+    if limits is not None and type(limits).__name__ != kind:
+        home = "cnnext.onnx" if kind == "OnnxLimits" else "cnnext.modelfile"
+        raise TypeError(message("load", "limits", f"be {home}.{kind} for such a file", limits))
+    return limits
 
 
 def is_onnx(source: Any) -> bool:
@@ -133,7 +161,7 @@ def is_onnx(source: Any) -> bool:
     return type(source).__module__.startswith("onnx")
 
 
-def _rebuild(document: Mapping[str, Any], tensors: dict[str, np.ndarray], num_threads: int | None) -> Model:
+def _rebuild(document: Mapping[str, Any], tensors: dict[str, Tensor], num_threads: int | None) -> Model:
     inputs = [_input(item) for item in document["inputs"]]
     layers = [_layer(item) for item in document["layers"]]
     constants = _take_constants(tensors)
@@ -167,18 +195,18 @@ def _input(item: Mapping[str, Any]) -> Value:
     return Value(shape, np.dtype(_text(item["dtype"])), _text(item["name"]))
 
 
-def _take_constants(tensors: dict[str, np.ndarray]) -> list[Value]:
+def _take_constants(tensors: dict[str, Tensor]) -> list[Value]:
     """The graph's constants, taken out of the file's tensors."""
     names = [name for name in tensors if name.rpartition("/")[0] == _CONSTANTS]
-    return [constant(tensors.pop(f"{_CONSTANTS}/{i}"), f"constant_{i}") for i in range(len(names))]
+    return [constant(in_memory(tensors.pop(f"{_CONSTANTS}/{i}")), f"constant_{i}") for i in range(len(names))]
 
 
-def _hand_out_tensors(layers: list[Layer], tensors: dict[str, np.ndarray]) -> None:
+def _hand_out_tensors(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
     # Layers of a file take their parameters from it and never draw new ones, whatever sizes their attributes claim.
     owners = {layer.name: layer for layer in layers}
     if len(owners) != len(layers):
         raise ModelFileError("two layers have one name.")
-    stored: dict[str, dict[str, np.ndarray]] = {name: {} for name in owners}
+    stored: dict[str, dict[str, Tensor]] = {name: {} for name in owners}
     for name, array in tensors.items():
         owner, _, key = name.rpartition("/")
         if owner not in stored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,12 @@ from cnnext.graph.graph import Graph, Value
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
 from cnnext.model import Model
+from cnnext.serialization import read_model
 from cnnext.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from cnnext.modelfile import Limits
+    from cnnext.onnx.files import OnnxLimits
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class InferenceSession:
         Allow an ONNX model, given by its path, to have tensors in other files of its own folder.
     exact : bool
         Add sums up as they are defined, as in ``Model``; so does a model that has it.
+    limits : cnnext.modelfile.Limits or cnnext.onnx.OnnxLimits, optional
+        As for ``cnnext.load``.
     tune : bool
         Time the algorithms there are for each convolution, as in ``Model``; so does a model that has it.
 
@@ -45,14 +52,18 @@ class InferenceSession:
     ------
     ModelFileError
         If the file cannot be read.
+
+    Notes
+    -----
+    Weights stay in the file until the first run packs them, and are not kept beside their packed form. The file is held
+    open for other input shapes, which may want another form: it may be removed or replaced, but where it was written to
+    in place such a run raises ``ModelFileError``. A session of a ``Model`` that ``cnnext.load`` has read needs no file.
     """
 
     def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
-                 exact: bool = False, tune: bool = False):
+                 exact: bool = False, limits: Limits | OnnxLimits | None = None, tune: bool = False):
         if not isinstance(model, Model):
-            from cnnext.serialization import load
-
-            model = load(model, external_data=external_data)
+            model = read_model(model, None, external_data, limits, stay=True)
         self._model = model
         self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact,
                               tune=tune or model.tune)

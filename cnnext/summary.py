@@ -56,7 +56,7 @@ def _totals(parameters: Sequence[Parameter], macs: Sequence[int | None]) -> str:
 
 
 def _count(parameters: Iterable[Parameter]) -> int:
-    return sum(p.data.size for p in parameters)
+    return sum(p.size for p in parameters)
 
 
 def _macs(graph: Graph) -> list[int | None]:

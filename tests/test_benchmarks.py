@@ -101,6 +101,18 @@ def test_real_models_without_the_packages(monkeypatch, capsys):
     assert "Not installed: no_such_package" in capsys.readouterr().out
 
 
+def test_loading(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("benchmarks.loading.NETWORKS", ("lenet5",))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "loading", "--quick"])
+    program.main()
+    shown = capsys.readouterr().out
+    number = r" +[\d.]+"
+    for engine in ("cnnext", "cnnext, own file"):
+        assert re.search(rf"^lenet5 +{engine}{number * 6}{number * 6}$", shown, re.MULTILINE)
+    assert re.search(rf"^lenet5 +onnxruntime{number * 6}$", shown, re.MULTILINE)
+
+
 def test_unknown_name(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["benchmarks", "flight"])
     with pytest.raises(SystemExit):

@@ -279,3 +279,17 @@ def loadable(payloads):
         with contextlib.suppress(cx.ModelFileError):
             models.append(load(payload))
     return models
+
+
+# Limits
+
+
+def test_limits_are_for_the_kind_of_file():
+    native = to_bytes(branched_net())
+    net = cx.load(native, limits=cx.modelfile.Limits(max_bytes=len(native)))
+    assert to_bytes(net) == native
+    for make in (cx.load, cx.InferenceSession):
+        with pytest.raises(cx.ModelFileError, match=r"limits\.max_bytes"):
+            make(native, limits=cx.modelfile.Limits(max_bytes=len(native) - 1))
+        with pytest.raises(TypeError, match=r"`limits` must be cnnext\.modelfile\.Limits for such a file"):
+            make(native, limits=len(native))

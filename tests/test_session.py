@@ -1,7 +1,10 @@
 """``InferenceSession``: names, checks at the door, the caller's output arrays, sharing between Python threads."""
 
+import multiprocessing
+import os
 import pickle
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -183,3 +186,124 @@ def test_trim_gives_plans_back(session):
     assert session.plan((1, 7, 9, 3)) is plan
     session.trim()
     assert session.plan((1, 7, 9, 3)) is not plan
+
+
+# Sessions of files: weights stay there until they are packed
+
+FORMATS = ["safetensors", *(["onnx"] if find_spec("onnx") is not None else [])]
+
+
+def heavy_net(seed: int = 0) -> cx.Model:
+    """Weights large enough to stay in a file."""
+    cx.set_random_seed(seed)
+    x = cx.Input((8, 8, 64), name="image")
+    y = cx.Conv2D(64, 3, padding="same", activation="relu", name="conv")(x)
+    y = cx.DepthwiseConv2D(3, name="depthwise")(cx.Conv2D(320, 1, name="point")(y))
+    return cx.Model(x, cx.Dense(10, name="head")(cx.Flatten()(y)), name="heavy", num_threads=2)
+
+
+@pytest.fixture(params=FORMATS)
+def file(request, tmp_path):
+    """``heavy_net`` in a file, written long ago."""
+    path = tmp_path / f"net.{request.param}"
+    written(heavy_net(), path)
+    os.utime(path, (1, 1))
+    return path
+
+
+def written(net, path):
+    (net.save if path.suffix == ".safetensors" else net.export_onnx)(path)
+
+
+def predicted(session, batch=1):
+    (argument,) = session.get_inputs()
+    return session.run(None, {argument.name: images(batch, 8, 8, 64)})[0]
+
+
+def in_file(session):
+    return [p.name for p in session._model.parameters if p.stored is not None]
+
+
+def test_large_weights_are_not_kept_beside_their_packed_form(file):
+    session = cx.InferenceSession(file)
+    waiting = in_file(session)
+    assert len(waiting) >= 3
+    close(predicted(session), heavy_net().predict(images(1, 8, 8, 64)))
+    assert in_file(session) == waiting      # the depthwise weights are too small to wait
+    assert all(p.stored is None for p in cx.load(file).parameters)
+
+
+def test_files_bytes_and_models_give_the_same_bits(file):
+    expected = predicted(cx.InferenceSession(cx.load(file)), 3)
+    for source in (file, file.read_bytes()):
+        session = cx.InferenceSession(source, num_threads=2)
+        assert in_file(session)
+        np.testing.assert_array_equal(predicted(session, 3), expected)
+
+
+def test_the_file_may_be_removed_or_replaced_after_loading(file):
+    expected = [predicted(cx.InferenceSession(file), n) for n in (1, 3)]
+    session = cx.InferenceSession(file)
+    other = file.with_name(f"other{file.suffix}")
+    written(heavy_net(seed=1), other)
+    os.replace(other, file)
+    np.testing.assert_array_equal(predicted(session, 1), expected[0])
+    assert np.abs(predicted(cx.InferenceSession(file), 1) - expected[0]).max() > 0
+    file.unlink()
+    np.testing.assert_array_equal(predicted(session, 3), expected[1])
+
+
+def test_a_file_that_is_written_in_place_is_noticed(file):
+    session = cx.InferenceSession(file)
+    expected = predicted(session)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    np.testing.assert_array_equal(predicted(session), expected)     # packed already
+    session.trim()
+    with pytest.raises(cx.ModelFileError, match="was written to after it was opened; load it again"):
+        predicted(session)
+
+
+def test_weights_of_a_session_are_writable(file):
+    session = cx.InferenceSession(file)
+    before = predicted(session)
+    model = session._model
+    model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+    assert not in_file(session) and all(p.data.flags.writeable for p in model.parameters)
+    assert not predicted(session).any() and before.any()
+
+
+@pytest.mark.parametrize("runs", [0, 1])
+def test_pickling_a_session_of_a_file(file, runs):
+    session = cx.InferenceSession(file)
+    for _ in range(runs):
+        predicted(session)
+    waiting = in_file(session)
+    file.unlink()
+    copy = pickle.loads(pickle.dumps(session))
+    assert in_file(session) == waiting      # writing them down keeps nothing
+    np.testing.assert_array_equal(predicted(copy, 2), predicted(session, 2))
+
+
+def _in_child(session, queue):
+    queue.put(predicted(session, 2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_forked_child_reads_the_file(file, runs):
+    session = cx.InferenceSession(file, num_threads=2)
+    for _ in range(runs):
+        predicted(session)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(session, queue))
+    child.start()
+    try:
+        result = queue.get(timeout=60)
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+    np.testing.assert_array_equal(result, predicted(session, 2))

@@ -20,9 +20,16 @@ def explain(plan: Plan) -> str:
     threads = "all workers" if plan.parallel else "one worker (too little work for more)"
     lines.append(
         f"{plan.level}, {len(plan.steps)} steps on {threads}, {macs:,} MACs, arena {plan.arena_bytes / 1024:,.0f} KiB, "
-        f"packed weights {plan.prologue_bytes / 1024:,.0f} KiB, scratch {plan.scratch_bytes / 1024:,.0f} KiB a worker"
+        f"packed weights {plan.prologue_bytes / 1024:,.0f} KiB ({_transformed_bytes(plan) / 1024:,.0f} KiB Winograd's, "
+        f"{plan.temporary_bytes / 1024:,.0f} KiB more while they are packed), "
+        f"scratch {plan.scratch_bytes / 1024:,.0f} KiB a worker"
     )
     return "\n".join(lines)
+
+
+def _transformed_bytes(plan: Plan) -> int:
+    transforms = [step for step in plan._prologue if step.kernel == "conv_winograd_weights"]
+    return sum(view.storage.n_bytes for step in transforms for view in step.dst)
 
 
 def _row(label: str, step: Step) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnext.errors import PluginError, message
 from cnnext.plugins import contained
+from cnnext.stored import Stored, Tensor, in_memory
 
 if TYPE_CHECKING:
     from cnnext.graph.stages import Rest
@@ -29,17 +30,54 @@ class Parameter:
     """An array that a layer owns and that outlives every plan.
 
     ``version`` grows with every change, so that a plan knows when weights packed from it are stale.
+
+    Parameters
+    ----------
+    name : str
+    data : ndarray or Stored
+        Contents in a file are read when ``data`` is first asked for; plans read them without keeping them.
+    trainable : bool
     """
 
-    __slots__ = ("data", "name", "trainable", "version")
+    __slots__ = ("_contents", "name", "shape", "trainable", "version")
 
     changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
 
-    def __init__(self, name: str, data: np.ndarray, trainable: bool = True):
+    def __init__(self, name: str, data: Tensor, trainable: bool = True):
         self.name = name
-        self.data = np.ascontiguousarray(data, dtype=np.float32)
+        self._contents: Tensor = (
+            data if isinstance(data, Stored) else np.ascontiguousarray(data, dtype=np.float32))
+        self.shape: tuple[int, ...] = self._contents.shape
         self.trainable = trainable
         self.version = 0
+
+    @property
+    def data(self) -> np.ndarray:
+        """The contents, writable; tell ``changed`` after writing."""
+        contents = self._contents
+        if isinstance(contents, Stored):
+            with contents.file.lock:    # all who ask get one array
+                contents = self._contents = in_memory(self._contents)
+        return contents
+
+    @data.setter
+    def data(self, array: np.ndarray) -> None:
+        self._contents = array
+        self.shape = array.shape
+
+    def peek(self) -> np.ndarray:
+        """The contents to look at: ``data``, or a copy that is not kept."""
+        return in_memory(self._contents)
+
+    @property
+    def stored(self) -> Stored | None:
+        """Where in a file the contents are, until they are in memory."""
+        return self._contents if isinstance(self._contents, Stored) else None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return self._contents.size
 
     def assign(self, array: np.ndarray) -> None:
         """Copy new contents into the same memory."""
@@ -52,7 +90,7 @@ class Parameter:
         Parameter.changes += 1
 
     def __repr__(self) -> str:
-        return f"Parameter({self.name!r}, shape={self.data.shape})"
+        return f"Parameter({self.name!r}, shape={self.shape})"
 
 
 class Value:
@@ -70,7 +108,7 @@ class Value:
         Set for a constant.
     """
 
-    __slots__ = ("data", "dtype", "name", "node", "parameter", "shape")
+    __slots__ = ("_fixed", "data", "dtype", "name", "node", "parameter", "shape")
 
     def __init__(self, shape: Shape, dtype: np.dtype = FLOAT32, name: str = "", node: Node | None = None,
                  parameter: Parameter | None = None, data: np.ndarray | None = None):
@@ -80,6 +118,7 @@ class Value:
         self.node = node
         self.parameter = parameter
         self.data = data
+        self._fixed = None if node is not None else self.is_persistent
 
     @property
     def is_source(self) -> bool:
@@ -94,16 +133,18 @@ class Value:
     @property
     def is_fixed(self) -> bool:
         """True for what is computed from parameters and constants alone: once for many runs."""
-        left, seen = [self], set()
+        left = [self]
         while left:  # chains are longer than Python's recursion is deep
-            value = left.pop()
-            if value.is_persistent or value in seen:
+            value = left[-1]
+            reads = value.node.reads if value.node is not None and value._fixed is None else []
+            unknown = [v for v in reads if v._fixed is None]
+            if unknown and all(v._fixed is not False for v in reads):
+                left += unknown
                 continue
-            if value.node is None:
-                return False
-            seen.add(value)
-            left += value.node.reads
-        return True
+            if value._fixed is None:
+                value._fixed = all(v._fixed for v in reads)
+            left.pop()
+        return bool(self._fixed)
 
     def with_batch(self, batch: int) -> Shape:
         """The shape with its first extent set where that is open."""
@@ -218,6 +259,10 @@ class Graph:
             if len(dtypes) != len(shapes):
                 rule = f"return {len(shapes)}, one for each output"
                 raise PluginError(message(layer.where, "output_dtypes", rule, list(map(str, dtypes))))
+        return self.append(node, shapes, dtypes)
+
+    def append(self, node: Node, shapes: Sequence[Shape], dtypes: Sequence[np.dtype]) -> list[Value]:
+        """Append a node whose outputs' shapes and dtypes are known, and return its outputs."""
         suffixes = [""] if len(shapes) == 1 else [f":{i}" for i in range(len(shapes))]
         node.outputs = [
             Value(s, d, node.name + suffix, node) for s, d, suffix in zip(shapes, dtypes, suffixes, strict=True)
@@ -315,7 +360,11 @@ class Graph:
                 continue
             if outputs is None:
                 weights = {key: new(v) for key, v in node.weights.items()}
-                outputs = copy.apply(node.layer, *inputs, weights=weights, name=node.name)
+                if all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(inputs, node.inputs, strict=True)):
+                    outputs = copy.append(Node(node.layer, inputs, weights, node.name), [v.shape for v in node.outputs],
+                                          [v.dtype for v in node.outputs])
+                else:
+                    outputs = copy.apply(node.layer, *inputs, weights=weights, name=node.name)
                 copied = copy.nodes[-1]
                 if node.epilogue is not None:
                     add = new(node.epilogue.add) if node.epilogue.add is not None else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.graph.graph import FLOAT32, Graph, Node, Value
+from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Value
 from cnnext.layers.layer import Layer
 from cnnext.plugins import contained
 
@@ -48,14 +48,14 @@ def _machine_bytes() -> int:
     return min(limits)
 
 
-def check_memory(where: str, n_bytes: int) -> None:
-    """Refuse what is beyond the limit before it is allocated.
+def check_memory(where: str, n_bytes: int, limit: int | None = None) -> None:
+    """Refuse what is beyond the limit (``memory_limit()``) before it is allocated.
 
     Raises
     ------
     ValueError
     """
-    limit = memory_limit()
+    limit = memory_limit() if limit is None else limit
     if n_bytes > limit:
         raise ValueError(message(where, "memory", f"be at most {limit} bytes (CNNEXT_MEMORY_LIMIT, or what there is)",
                                  n_bytes))
@@ -72,7 +72,9 @@ class Storage:
     size : int
         Elements.
     array : ndarray or None
-        The memory of a fixed or prologue storage.
+        The memory of a constant or of a prologue storage that is kept.
+    parameter : Parameter or None
+        Whose contents a fixed storage is.
     shared : bool
         Several nodes write parts of it.
     """
@@ -84,7 +86,7 @@ class Storage:
         self.size = size
         self.dtype = dtype
         self.array = array
-        self.parameter = False
+        self.parameter: Parameter | None = None
         self.shared = False
         self.slot = 0
         self.index = 0
@@ -185,6 +187,7 @@ class Layout:
 
     def __init__(self, graph: Graph):
         self.graph = graph
+        self._memory_limit = memory_limit()
         self._views: dict[Value, View] = {}
         self._outputs = set(graph.outputs)
         self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
@@ -221,11 +224,10 @@ class Layout:
         return self._views[value]
 
     def _decide(self, value: Value) -> View:
-        shape = _concrete(value)
+        shape = _concrete(value, self._memory_limit)
         if value.parameter is not None or value.data is not None:
-            array = value.parameter.data if value.parameter is not None else value.data
-            storage = Storage("fixed", prod(shape), value.dtype, array)
-            storage.parameter = value.parameter is not None
+            storage = Storage("fixed", prod(shape), value.dtype, value.data)
+            storage.parameter = value.parameter
             return View.dense(storage, shape)
         if value.node is None:
             return View.dense(Storage("input", prod(shape), value.dtype), shape)
@@ -262,7 +264,7 @@ def _views_inputs(node: Node) -> bool:
     return type(node.layer).view is not Layer.view
 
 
-def _concrete(value: Value) -> tuple[int, ...]:
+def _concrete(value: Value, limit: int) -> tuple[int, ...]:
     if any(n is None for n in value.shape):
         raise ValueError(message(value.name, "shape", "be known when the plan is made", value.shape))
     shape = tuple(int(n) for n in value.shape if n is not None)
@@ -270,7 +272,7 @@ def _concrete(value: Value) -> tuple[int, ...]:
         raise ValueError(message(value.name, "shape", f"have at most {MAX_AXES} axes", shape))
     if prod(shape) > MAX_ELEMENTS:
         raise ValueError(message(value.name, "shape", f"have at most {MAX_ELEMENTS} elements", shape))
-    check_memory(value.name, prod(shape) * value.dtype.itemsize)
+    check_memory(value.name, prod(shape) * value.dtype.itemsize, limit)
     return shape
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from cnnext.graph.memory import (
     reuse_in_place,
     zones_harmed,
 )
+from cnnext.graph.prologue import rounds, run_rounds, temporary_bytes
 from cnnext.plugins import contained, provider
 from cnnext.threads import new_lock
 
@@ -211,14 +212,19 @@ class PlanBuilder:
     def is_fixed(self, view: View) -> bool:
         """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
         storage = view.storage
-        return storage.kind == "prologue" or storage.kind == "fixed" and not (self.training and storage.parameter)
+        changes = self.training and storage.parameter is not None
+        return storage.kind == "prologue" or storage.kind == "fixed" and not changes
 
     def lower_graph(self) -> None:
         """Lower all nodes in order."""
+        providers: dict[type, str] = {}
         for node in self._graph.nodes:
             self._node_name = node.name
-            owner = None if type(node.layer).__module__.startswith("cnnext.") else provider(type(node.layer))
-            self._provider = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+            kind = type(node.layer)
+            if kind not in providers:
+                owner = None if kind.__module__.startswith("cnnext.") else provider(kind)
+                providers[kind] = f" of {owner.distribution} {owner.distribution_version}" if owner is not None else ""
+            self._provider = providers[kind]
             with contained(node.layer, "lowering rule"):
                 node.layer.lower(self, node)
         self._provider = ""
@@ -270,11 +276,13 @@ class Plan:
             for storage, host in hosts.items():
                 storage.offset_bytes = host.offset_bytes
         read = {v.storage for step in self.steps for v in step.src} | {v.storage for v in self.outputs}
-        self._intermediates = [s for s in self._storages if s.kind == "prologue" and s not in read]
-        self.prologue_bytes = sum(s.n_bytes for s in self._storages if s.kind == "prologue" and s in read)
+        self._kept = [s for s in self._storages if s.kind == "prologue" and s in read]
+        self._rounds = rounds(self._prologue, self._kept)
+        self.prologue_bytes = sum(s.n_bytes for s in self._kept)
         self.scratch_bytes = max((s.scratch_bytes for s in self.steps), default=0)
         made = sum(v.storage.n_bytes for v in self.outputs)
-        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + made)
+        self.temporary_bytes = temporary_bytes(self._rounds)
+        check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + self.temporary_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
         self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
@@ -314,19 +322,22 @@ class Plan:
         self._n_slots = slot
         return list(storages)
 
-    def program(self, steps: Sequence[Step]) -> Any:
-        """Steps as an executor's program, with all that is fixed bound."""
+    def program(self, steps: Sequence[Step], buffers: Mapping[Storage, np.ndarray] | None = None) -> Any:
+        """Steps as an executor's program, with all that is fixed bound, and ``buffers`` in place of it where given."""
         program = executor.Program(
             [(s.title, s.entry, [_describe(v) for v in s.src], [_describe(v) for v in s.dst],
               s.params, s.tiles) for s in steps],
             self._n_slots, self.level, max((s.scratch_bytes for s in steps), default=0), array_at,
         )
-        for storage in self._storages:
-            if storage.array is not None:
-                program.bind(storage.slot, storage.array)
+        for storage in dict.fromkeys(v.storage for s in steps for v in (*s.src, *s.dst)):
+            array = (buffers or {}).get(storage, storage.array)
+            if array is None and storage.parameter is not None:
+                array = storage.parameter.data
+            if array is not None:
+                program.bind(storage.slot, array)
         return program
 
-    def prepare(self) -> None:
+    def prepare(self, n_threads: int = 1) -> None:
         """Compute what depends on parameters and constants alone (packed weights), unless it is up to date."""
         changes = Parameter.changes
         if changes == self._changes:
@@ -336,13 +347,7 @@ class Plan:
             if versions == self._versions:
                 self._changes = changes
                 return
-            for storage in self._storages:
-                if storage.kind == "prologue" and storage.array is None:
-                    storage.array = aligned_bytes(storage.n_bytes)
-            if self._prologue:
-                self.program(self._prologue).run(1)
-            for storage in self._intermediates:
-                storage.array = None
+            run_rounds(self, self._rounds, n_threads)
             self._versions, self._changes = versions, changes
 
     def run(self, inputs: Sequence[np.ndarray], n_threads: int = 1,
@@ -358,7 +363,7 @@ class Plan:
         outputs : list of ndarray, optional
             C-contiguous arrays to write into; new ones by default.
         """
-        self.prepare()
+        self.prepare(n_threads)
         guarded = self.guard and outputs is None
         if outputs is None:
             new = guarded_empty if guarded else np.empty
@@ -413,7 +418,7 @@ class Plan:
 
     def timed(self, inputs: Sequence[np.ndarray], n_threads: int, runs: int) -> np.ndarray:
         """Seconds of each step's fastest run."""
-        self.prepare()
+        self.prepare(n_threads)
         context = _Context(self)
         context.program.profile(True)
         outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnext.collector import paused_collector
 from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
 from cnnext.graph.passes import optimize, prepare
@@ -65,8 +66,9 @@ class Runner:
             if key in self._stages:
                 self._stages.move_to_end(key)
                 return self._stages[key]
-        graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
-        plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact, self.tuner())
+        with paused_collector():
+            graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
+            plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact, self.tuner())
         following = None
         if graph.rest is not None:
             following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents, self.exact, self.tune)

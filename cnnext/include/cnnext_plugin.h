@@ -291,6 +291,17 @@ typedef struct cnx_simd {
     /* softmax and log_softmax of each of `rows` rows, which are those of one tensor: equal lengths, no row overlaps the next */
     void (*softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
     void (*log_softmax_rows)(const float *x, int64_t x_row, float *y, int64_t y_row, int64_t rows, int64_t n);
+    /* The gradient of Winograd's weights. Of a tile of m^2 pixels of diff_dst, by pointers, with n channels: row i of dst = row i
+     * of A d A^T; rows are written in whole vectors, zero beyond n. */
+    void (*winograd_diff)(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n);
+    /* G^T u G, nine taps of n filters, from (m + 2)^2 points: point i is src + i * src_step, padded to whole vectors; tap t is
+     * dst + t * dst_step, of which n floats are written. */
+    void (*winograd_diff_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n);
+    /* The gradient of a depthwise convolution's weights from one output row, accumulating:
+     *   diff_weights(h, k, c) += sum_i src(h, i * SW + k, c) * diff_dst(i, c)
+     * with t as depthwise_row has it; weight_row, weight_col are the steps of diff_weights, dst_col that of diff_dst; weights,
+     * bias, dst, low, high and post_op are not read. */
+    void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights);
     /* For benchmarks: multiply-adds in registers alone; returns how many operations, and a vector of results in dst. */
     int64_t (*fma_loop)(int64_t turns, float *dst);
 } cnx_simd;

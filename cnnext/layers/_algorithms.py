@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from cnnext._native.executor import UNARY
 from cnnext.graph.graph import Epilogue
@@ -69,31 +69,78 @@ class TapSum:
                     post_0=p0, post_1=p1)
 
 
-class Algorithm(Protocol):
-    """One way to compute a ``TapSum``."""
+@dataclass(frozen=True)
+class TapGradient:
+    """The gradient of a ``TapSum`` with respect to its weights, overwriting:
+
+    ``diff_weights[kh, kw] = sum over pixels of src[oh * SH + dh, ow * SW + dw] x diff_dst[oh, ow]``.
+
+    Views of rank 4; diff_weights (KH, KW, IC//G, OC), dense.
+    """
+
+    src: View
+    diff_dst: View
+    diff_weights: View
+    taps: Sequence[Tap]
+    strides: Pair
+    groups: int
+
+    @property
+    def channels(self) -> int:
+        """Source channels of a group."""
+        return self.src.shape[3] // self.groups
+
+    @property
+    def filters(self) -> int:
+        """Result channels of a group."""
+        return self.diff_dst.shape[3] // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Products that the definition has."""
+        return self.diff_dst.size * len(self.taps) * self.channels
+
+
+Sum = TypeVar("Sum", TapSum, TapGradient, contravariant=True)
+
+
+class Algorithm(Protocol[Sum]):
+    """One way to compute a ``TapSum``, or a ``TapGradient``."""
 
     name: str
 
-    def refusal(self, b: PlanBuilder, s: TapSum) -> str:
+    def refusal(self, b: PlanBuilder, s: Sum) -> str:
         """Why it cannot; empty where it can."""
 
-    def cost(self, b: PlanBuilder, s: TapSum) -> float:
+    def cost(self, b: PlanBuilder, s: Sum) -> float:
         """Cycles of one core."""
 
-    def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
+    def lower(self, b: PlanBuilder, s: Sum, why: str) -> None:
         """Append its steps; ``why`` ends what they say of themselves."""
 
 
-def lower_cheapest(b: PlanBuilder, s: TapSum, algorithms: Sequence[Algorithm]) -> None:
+def no_window_of_3x3(taps: Sequence[Tap], strides: Pair, groups: int) -> str:
+    """Why taps are not 3 x 3 neighbours at stride 1, in one group; empty where they are."""
+    if strides != (1, 1):
+        return "strides"
+    if groups != 1:
+        return "groups"
+    first = taps[0][:2] if taps else (0, 0)
+    if [t[:2] for t in taps] != [(first[0] + i, first[1] + j) for i in range(3) for j in range(3)]:
+        return "no window of 3x3 neighbours"
+    return ""
+
+
+def lower_cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> None:
     """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more.
 
-    With a tuner, costs are measured seconds.
+    With a tuner, costs of sums of taps are measured seconds.
     """
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
     share, tuned = CLEARLY_LESS, ""
     rivals = [a for a in algorithms if a.name in costs and costs[a.name] <= NOT_WORTH_A_TRIAL * min(costs.values())]
-    if b.tuner is not None and len(rivals) > 1:
+    if b.tuner is not None and len(rivals) > 1 and isinstance(s, TapSum):
         from cnnext.layers._trials import trial_times
 
         costs, share, tuned = trial_times(b, s, rivals), CLEARLY_FASTER, "tuned: "
@@ -137,3 +184,25 @@ def pack_weights(b: PlanBuilder, s: TapSum, nv: int) -> tuple[View, View | None]
                   has_bias=s.bias is not None)
     b.step("conv_pack_weights", src, dst, params, tiles=s.groups * panels, why=f"panels of {width} channels")
     return packed, packed_bias
+
+
+def lower_sharded_gradient(b: PlanBuilder, kernel: str, s: TapGradient, tables: Sequence[View], params: dict[str, Any],
+                           shards: int, pieces: int, scratch_bytes: int, why: str) -> None:
+    """A step that makes partial sums (shards, taps * IC, OC) in ``shards * pieces`` tiles, and their sum."""
+    partial = b.temp((shards, len(s.taps) * s.channels, s.diff_dst.shape[3]))
+    target = partial if shards > 1 else s.diff_weights.reshaped(partial.shape)
+    assert target is not None, "gradients of weights are dense"
+    b.step(kernel, [s.src, s.diff_dst, *tables], [target], params, tiles=shards * pieces, scratch_bytes=scratch_bytes,
+           macs=s.macs, why=why)
+    if shards > 1:
+        lower_sum_shards(b, partial, s.diff_weights)
+
+
+def lower_sum_shards(b: PlanBuilder, partial: View, dst: View) -> None:
+    """dst = sum over the first axis of ``partial``, in order of the shards; both dense."""
+    shards, count = partial.shape[0], dst.size
+    flat = partial.reshaped((shards, count))
+    assert flat is not None and dst.is_dense, "shards are dense"
+    chunk = 16384
+    b.step("sum_shards", [flat], [dst], dict(count=count, shards=shards, chunk=chunk), tiles=ceil(count / chunk),
+           why=f"{shards} shards in fixed order")

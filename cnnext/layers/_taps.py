@@ -20,15 +20,17 @@ from cnnext.layers._algorithms import (
     Algorithm,
     Pair,
     Tap,
+    TapGradient,
     TapSum,
     lower_cheapest,
+    lower_sharded_gradient,
     pack_weights,
     panel_vectors,
     product_cycles,
     streaming_cycles,
 )
 from cnnext.layers._rows import row_step
-from cnnext.layers._winograd import Winograd
+from cnnext.layers._winograd import Winograd, WinogradGradient
 
 TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
 MIN_TILE_MACS = 50_000
@@ -246,7 +248,7 @@ class Direct:
                macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
 
 
-ALGORITHMS: tuple[Algorithm, ...] = (Direct(), Winograd(4), Winograd(2))
+ALGORITHMS: tuple[Algorithm[TapSum], ...] = (Direct(), Winograd(4), Winograd(2))
 
 
 def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:
@@ -374,36 +376,54 @@ def lower_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weigh
         (src, diff_weights, diff_dst), window = flat, Window2D((1, 1))
     elif _is_column(src, diff_dst, window):
         (src, diff_weights, diff_dst), window = _turned(src, diff_weights, diff_dst), window.turned()
-    groups = window.groups
-    ic, oc = src.shape[3] // groups, diff_dst.shape[3] // groups
     taps = window.taps()
     if taps == [(0, 0, 0, 0)] and window.strides == (1, 1) and src.shape[:3] == diff_dst.shape[:3]:
         src, diff_dst, _ = _flatten_pixels(src, diff_dst, None)
-    source = _SourceWindow.choose(src, diff_dst.shape, taps, window.strides, ic)
-    if window.flip:
-        source = replace(source, run=1)
-    table = [(dh, dw, 0, (kh * window.kernel[1] + kw) * ic) for dh, dw, kh, kw in taps[:: source.run]]
-    nv = panel_vectors(b, oc)
-    panels = ceil(oc / (nv * b.vl))
-    rows, cols = _gradient_block(diff_dst.shape)
-    copy_rows, copy_cols, copy_row = source.extent(rows, cols, window.strides)
-    macs = diff_dst.size * len(taps) * ic
-    blocks = diff_dst.shape[0] * ceil(diff_dst.shape[1] / rows) * ceil(diff_dst.shape[2] / cols)
-    shards = max(1, min(ceil(TILES_WANTED / (groups * panels)), blocks, macs // (4 * MIN_TILE_MACS)))
-    partial = b.temp((shards, len(taps) * ic, groups * oc))
-    params = dict(
-        G=groups, IC=ic, OC=oc, SH=window.strides[0], SW=window.strides[1], n_seg=len(table), seg_len=source.run * ic,
-        nv=nv, panels=panels, rows=rows, cols=cols, panel_block=1, shards=shards, copy=source.copy,
-        dh_min=source.dh_min, dw_min=source.dw_min, copy_rows=copy_rows, copy_cols=copy_cols, copy_ld=source.copy_ld,
-        copy_row=copy_row,
-    )
-    scratch = 8 * (ceil(rows / 8) * 8) + 4 * rows * cols * nv * b.vl + (4 * copy_rows * copy_row if source.copy else 0)
-    target = partial if shards > 1 else diff_weights.reshaped(partial.shape)
-    assert target is not None, "gradients of weights are dense"
-    b.step("conv_backward_weights", [src, diff_dst, b.table(table)], [target], params, tiles=shards * groups * panels,
-           scratch_bytes=scratch, macs=macs, why=f"{shards} shards of the {blocks} pixel blocks")
-    if shards > 1:
-        lower_sum_shards(b, partial, diff_weights)
+    gradient = TapGradient(src, diff_dst, diff_weights, taps, window.strides, window.groups)
+    lower_cheapest(b, gradient, GRADIENT_ALGORITHMS)
+
+
+class DirectGradient:
+    """The sum over pixels as it is written: any taps, strides and groups."""
+
+    name = "direct"
+
+    def refusal(self, b: PlanBuilder, s: TapGradient) -> str:
+        """Never: it computes all."""
+        return ""
+
+    def cost(self, b: PlanBuilder, s: TapGradient) -> float:
+        """Products of whole panels."""
+        nv = panel_vectors(b, s.filters)
+        pixels, width = s.diff_dst.size // s.diff_dst.shape[3], ceil(s.filters / (nv * b.vl)) * nv * b.vl
+        return s.groups * product_cycles(b, len(s.taps) * s.channels, pixels, width)
+
+    def lower(self, b: PlanBuilder, s: TapGradient, why: str) -> None:
+        """One step, and the sum of the shards."""
+        ic, oc, kw = s.channels, s.filters, s.diff_weights.shape[1]
+        source = _SourceWindow.choose(s.src, s.diff_dst.shape, s.taps, s.strides, ic)
+        rising = [kh * kw + col for _, _, kh, col in s.taps] == list(range(len(s.taps)))
+        if not rising:  # turned windows: neighbouring pixels do not lie beside neighbouring weights
+            source = replace(source, run=1)
+        table = [(dh, dw, 0, (kh * kw + col) * ic) for dh, dw, kh, col in s.taps[:: source.run]]
+        nv = panel_vectors(b, oc)
+        panels = ceil(oc / (nv * b.vl))
+        rows, cols = _gradient_block(s.diff_dst.shape)
+        copy_rows, copy_cols, copy_row = source.extent(rows, cols, s.strides)
+        blocks = s.diff_dst.shape[0] * ceil(s.diff_dst.shape[1] / rows) * ceil(s.diff_dst.shape[2] / cols)
+        shards = max(1, min(ceil(TILES_WANTED / (s.groups * panels)), blocks, s.macs // (4 * MIN_TILE_MACS)))
+        params = dict(
+            G=s.groups, IC=ic, OC=oc, SH=s.strides[0], SW=s.strides[1], n_seg=len(table), seg_len=source.run * ic,
+            nv=nv, panels=panels, rows=rows, cols=cols, panel_block=1, shards=shards, copy=source.copy,
+            dh_min=source.dh_min, dw_min=source.dw_min, copy_rows=copy_rows, copy_cols=copy_cols,
+            copy_ld=source.copy_ld, copy_row=copy_row,
+        )
+        scratch = 8 * (ceil(rows / 8) * 8) + 4 * rows * cols * nv * b.vl + (4 * copy_rows * copy_row if source.copy else 0)
+        lower_sharded_gradient(b, "conv_backward_weights", s, [b.table(table)], params, shards, s.groups * panels, scratch,
+                               f"direct: {shards} shards of the {blocks} pixel blocks{why}")
+
+
+GRADIENT_ALGORITHMS: tuple[Algorithm[TapGradient], ...] = (DirectGradient(), WinogradGradient(4), WinogradGradient(2))
 
 
 def _gradient_block(shape: Sequence[int]) -> Pair:
@@ -411,13 +431,3 @@ def _gradient_block(shape: Sequence[int]) -> Pair:
     if ow >= PIXELS_PER_BLOCK:
         return 1, PIXELS_PER_BLOCK if oh == 1 else ow
     return max(1, min(oh, PIXELS_PER_BLOCK // max(ow, 1))), ow
-
-
-def lower_sum_shards(b: PlanBuilder, partial: View, dst: View) -> None:
-    """dst = sum over the first axis of ``partial``, in order of the shards; both dense."""
-    shards, count = partial.shape[0], dst.size
-    flat = partial.reshaped((shards, count))
-    assert flat is not None and dst.is_dense, "shards are dense"
-    chunk = 16384
-    b.step("sum_shards", [flat], [dst], dict(count=count, shards=shards, chunk=chunk), tiles=ceil(count / chunk),
-           why=f"{shards} shards in fixed order")

@@ -1,4 +1,4 @@
-"""Winograd's convolutions of 3 x 3 taps: when they apply, what they cost, and how they are cut into work.
+"""Winograd's convolutions of 3 x 3 taps, and the gradients of their weights: applicability, cost, and blocking.
 
 The kernels are in ``src/kernels/conv_winograd.pyx``.
 """
@@ -14,7 +14,10 @@ from cnnext.layers._algorithms import (
     L2_BYTES,
     L2_WEIGHTS_BYTES,
     TILES_WANTED,
+    TapGradient,
     TapSum,
+    lower_sharded_gradient,
+    no_window_of_3x3,
     pack_weights,
     panel_vectors,
     product_cycles,
@@ -25,6 +28,8 @@ from cnnext.layers._algorithms import (
 # those that do not are streamed once a group, which has to be worth it: then V streams as well.
 GROUP_BYTES = L2_BYTES // 2
 FEWEST_TILES, FEWEST_STREAMING, MOST_TILES = 12, 24, 48
+# The sums of the gradient of weights, and V and A dY A^T of a group, which share L2.
+SUMS_BYTES, GRADIENT_GROUP_BYTES = 320 << 10, 448 << 10
 PACK_CHUNK = 32                     # input channels of one piece of work of the transform of weights
 
 # Cycles of the transforms of a vector of channels of one tile, by m. With these the model's ratios to the direct sum are
@@ -32,6 +37,7 @@ PACK_CHUNK = 32                     # input channels of one piece of work of the
 SOURCE_CYCLES = {2: 35.0, 4: 110.0}
 RESULT_CYCLES = {2: 25.0, 4: 80.0}
 WEIGHT_CYCLES = {2: 120.0, 4: 250.0}
+TAP_CYCLES = {2: 30.0, 4: 90.0}     # of the nine taps of a vector of weights
 POINT_CYCLES = 2.0                  # a row of a product: its sums are stored, for each vector
 
 
@@ -96,16 +102,7 @@ class Winograd:
 
     def refusal(self, b: PlanBuilder, s: TapSum) -> str:
         """Why it cannot compute this; empty where it can."""
-        if b.exact:
-            return "exact=True"
-        if s.strides != (1, 1):
-            return "strides"
-        if s.groups != 1:
-            return "groups"
-        first = s.taps[0][:2] if s.taps else (0, 0)
-        if [t[:2] for t in s.taps] != [(first[0] + i, first[1] + j) for i in range(3) for j in range(3)]:
-            return "no window of 3x3 neighbours"
-        return ""
+        return "exact=True" if b.exact else no_window_of_3x3(s.taps, s.strides, s.groups)
 
     def cost(self, b: PlanBuilder, s: TapSum) -> float:
         """Products against the weights that stream in meanwhile, and the transforms."""
@@ -149,3 +146,75 @@ class Winograd:
         b.step("conv_winograd_weights", [taps], [packed], params, tiles=k.panels * ceil(s.channels / PACK_CHUNK),
                why=f"{(self.m + 2) ** 2} points")
         return packed, bias
+
+
+@dataclass(frozen=True)
+class _GradientBlocking:
+    """How the gradient of the weights is cut into work: (blocks of input channels) x (panels) x (shards of the groups)."""
+
+    rows: int           # tiles of an image
+    cols: int
+    tiles: int          # of all images
+    group: int          # tiles of a group
+    nv: int
+    panels: int
+    channel_block: int
+    blocks: int
+    shards: int
+    src_ld: int
+
+    @staticmethod
+    def choose(b: PlanBuilder, s: TapGradient, m: int) -> _GradientBlocking:
+        n, oh, ow, _ = s.diff_dst.shape
+        rows, cols = ceil(oh / m), ceil(ow / m)
+        tiles, point_bytes = n * rows * cols, 4 * (m + 2) ** 2
+        nv = min(panel_vectors(b, s.filters), 2)
+        panels = ceil(s.filters / (nv * b.vl))
+        most = max(1, SUMS_BYTES // (point_bytes * nv * b.vl * b.vl)) * b.vl
+        blocks = ceil(s.channels / most)
+        channel_block = ceil(s.channels / blocks / b.vl) * b.vl
+        src_ld = channel_block + (16 if channel_block % 256 == 0 else 0)
+        most_tiles = max(FEWEST_TILES, min(MOST_TILES, GRADIENT_GROUP_BYTES // (point_bytes * (src_ld + nv * b.vl))))
+        group = ceil(tiles / ceil(tiles / most_tiles))
+        shards = min(ceil(tiles / group), ceil(TILES_WANTED / (panels * blocks)))
+        return _GradientBlocking(rows, cols, tiles, group, nv, panels, channel_block, ceil(s.channels / channel_block),
+                                 shards, src_ld)
+
+
+class WinogradGradient:
+    """The gradient of the weights of F(m x m, 3 x 3): sums over tiles instead of pixels, with as many fewer products."""
+
+    def __init__(self, m: int):
+        self.m = m
+        self.name = f"winograd F({m}x{m},3x3)"
+
+    def refusal(self, b: PlanBuilder, s: TapGradient) -> str:
+        """Why it cannot compute this; empty where it can."""
+        if not b.exact and [t[2:] for t in s.taps] != [(i, j) for i in range(3) for j in range(3)]:
+            return "no window of 3x3 neighbours"
+        return "exact=True" if b.exact else no_window_of_3x3(s.taps, s.strides, s.groups)
+
+    def cost(self, b: PlanBuilder, s: TapGradient) -> float:
+        """Products, and the transforms: of the source for each panel, of diff_dst for each block of channels."""
+        m, k = self.m, _GradientBlocking.choose(b, s, self.m)
+        points, vectors = (m + 2) ** 2, k.panels * k.nv
+        depth = k.blocks * k.channel_block
+        products = product_cycles(b, points * k.tiles, depth, vectors * b.vl)
+        sums = POINT_CYCLES * points * depth * vectors * ceil(k.tiles / k.group)
+        transforms = k.tiles * (depth / b.vl * k.panels * SOURCE_CYCLES[m] + vectors * k.blocks * RESULT_CYCLES[m])
+        return products + sums + transforms + k.shards * depth * vectors * TAP_CYCLES[m]
+
+    def lower(self, b: PlanBuilder, s: TapGradient, why: str) -> None:
+        """One step, and the sum of the shards."""
+        m, k = self.m, _GradientBlocking.choose(b, s, self.m)
+        points, width = (m + 2) ** 2, k.nv * b.vl
+        src_step, diff_step = _odd_lines(k.group * k.src_ld), _odd_lines(k.group * width)
+        weights_step = _odd_lines(k.channel_block * width)
+        params = dict(m=m, IC=s.channels, dh=s.taps[0][0], dw=s.taps[0][1], rows=k.rows, cols=k.cols, tiles=k.tiles,
+                      group=k.group, src_ld=k.src_ld, src_step=src_step, OC=s.filters, nv=k.nv, panels=k.panels,
+                      channel_block=k.channel_block, shards=k.shards, diff_step=diff_step, weights_step=weights_step)
+        scratch = 4 * (points * (weights_step + src_step + diff_step) + max(k.src_ld, width))
+        lower_sharded_gradient(
+            b, "conv_winograd_backward_weights", s, [], params, k.shards, k.panels * k.blocks, scratch,
+            f"{self.name}: {k.tiles} tiles in {ceil(k.tiles / k.group)} groups, {k.shards} shards, {k.panels} panels of "
+            f"{width} channels{why}")

@@ -11,7 +11,7 @@ from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
-from cnnext.layers._algorithms import L2_BYTES
+from cnnext.layers._algorithms import L2_BYTES, lower_sum_shards
 from cnnext.layers._rows import row_step
 from cnnext.layers._taps import (
     MIN_TILE_MACS,
@@ -22,7 +22,6 @@ from cnnext.layers._taps import (
     lower_backward_data,
     lower_backward_weights,
     lower_convolution,
-    lower_sum_shards,
 )
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
 from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase_view, phases, receptive_window
@@ -246,9 +245,11 @@ def lower_depthwise_backward_weights(b: PlanBuilder, src: View, diff_dst: View, 
     shards = max(1, min(TILES_WANTED, n * oh, macs // (4 * MIN_TILE_MACS)))
     partial = b.temp((shards, n_taps, c)) if shards > 1 else diff_weights.reshaped((1, n_taps, c))
     assert partial is not None, "gradients of weights are dense"
-    table = b.table([(dh, dw, kh * window.kernel[1] + kw) for dh, dw, kh, kw in window.taps()])
+    taps = window.taps()
+    table = b.table([(dh, dw, kh * window.kernel[1] + kw) for dh, dw, kh, kw in taps])
+    columns = _sliding_columns(taps, window.strides, window.kernel[1])
     b.step("depthwise_backward_weights", [src, diff_dst, table], [partial],
-           dict(n_taps=n_taps, SH=window.strides[0], SW=window.strides[1], shards=shards), tiles=shards, macs=macs,
-           why=f"{shards} shards of {n * oh} rows")
+           dict(n_taps=n_taps, SH=window.strides[0], SW=window.strides[1], shards=shards, **columns), tiles=shards,
+           macs=macs, why=f"{shards} shards of {n * oh} rows{', columns slide' if columns['KW'] else ''}")
     if shards > 1:
         lower_sum_shards(b, partial, diff_weights)

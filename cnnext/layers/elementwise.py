@@ -13,9 +13,9 @@ from cnnext._native.executor import BINARY
 from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._algorithms import TILES_WANTED, lower_sum_shards
 from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
-from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.layer import Gradients, Layer
 
 if TYPE_CHECKING:

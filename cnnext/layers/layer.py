@@ -34,6 +34,7 @@ from cnnext.layers.attributes import REQUIRED, Attribute
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.stored import Tensor
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -139,7 +140,7 @@ class Layer:
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
         self._weight_values: dict[str, Value] = {}
-        self.stored_weights: dict[str, np.ndarray] | None = None  # a model file's, taken by build instead of new ones
+        self.stored_weights: dict[str, Tensor] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
 
@@ -207,7 +208,6 @@ class Layer:
     def build(self, *shapes: Shape) -> None:
         """Create the parameters, once; later calls check that the new shapes want the same ones."""
         from cnnext.plugins import contained
-        from cnnext.training.initializers import initialize
 
         with contained(self, "parameters"):
             specs = dict(self.parameters(*self._channels_last(shapes)))
@@ -215,9 +215,9 @@ class Layer:
                 raise PluginError(message(self.where, "parameters", "return a ParameterSpec for each name", specs))
         if self._built_for is not None:
             for key, spec in specs.items():
-                if self.weights[key].data.shape != spec.shape:
+                if self.weights[key].shape != spec.shape:
                     raise self.error(key, f"have shape {spec.shape} for this source, which is not what the layer was "
-                                          "built for", self.weights[key].data.shape, *shapes)
+                                          "built for", self.weights[key].shape, *shapes)
             return
         stored, self.stored_weights = self.stored_weights, None
         if stored is not None and {k: a.shape for k, a in stored.items()} != {k: s.shape for k, s in specs.items()}:
@@ -225,10 +225,16 @@ class Layer:
             raise self.error("weights", f"have the shapes {wanted}" if wanted else "be absent",
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
-            with contained(self, "parameters"):
-                data = stored[key] if stored is not None else initialize(spec, f"{self.where}, {key}")
+            data = stored[key] if stored is not None else self._drawn(key, spec)
             self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
         self._built_for = shapes
+
+    def _drawn(self, key: str, spec: ParameterSpec) -> np.ndarray:
+        from cnnext.plugins import contained
+        from cnnext.training.initializers import initialize  # imports numpy.random, which files do not need
+
+        with contained(self, "parameters"):
+            return initialize(spec, f"{self.where}, {key}")
 
     # Shape rule
 
@@ -259,7 +265,9 @@ class Layer:
 
         with contained(self, "shape rule"):
             shapes_out = [tuple(s) for s in self.output_shapes(*self._channels_last(shapes))]
-            if not all(n is None or isinstance(n, Integral) and n >= 0 for shape in shapes_out for n in shape):
+            # `type` first: asking an abstract class takes its time, for thousands of extents of a graph
+            if not all(n is None or (type(n) is int or isinstance(n, Integral)) and n >= 0
+                       for shape in shapes_out for n in shape):
                 raise PluginError(message(self.where, "output_shape", "return extents: whole numbers or None",
                                           shapes_out))
         if self.data_format == "channels_first":
@@ -291,7 +299,7 @@ class Layer:
         """The layer's parameters as values of a graph: always the same ones, so that the gradients of all uses meet."""
         for key, p in self.weights.items():
             if key not in self._weight_values:
-                self._weight_values[key] = Value(p.data.shape, FLOAT32, p.name, parameter=p)
+                self._weight_values[key] = Value(p.shape, FLOAT32, p.name, parameter=p)
         return dict(self._weight_values)
 
     # How it computes

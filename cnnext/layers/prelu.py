@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._algorithms import TILES_WANTED, lower_sum_shards
 from cnnext.layers._rows import _coalesce_leading, row_step
-from cnnext.layers._taps import TILES_WANTED, lower_sum_shards
 from cnnext.layers.attributes import data_format
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 

@@ -17,17 +17,20 @@ Shape = Sequence[int | None]
 Block = Callable[[Value, str, int, int, Norm | None], Value]
 
 
-def resnet18(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True) -> Model:
+def resnet18(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True,
+             small_images: bool = False) -> Model:
     """ResNet-18: 11,689,512 parameters; else as ``resnet50``."""
-    return _resnet("resnet18", _basic, (2, 2, 2, 2), classes, input_shape, batch_norm)
+    return _resnet("resnet18", _basic, (2, 2, 2, 2), classes, input_shape, batch_norm, small_images)
 
 
-def resnet34(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True) -> Model:
+def resnet34(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True,
+             small_images: bool = False) -> Model:
     """ResNet-34: 21,797,672 parameters; else as ``resnet50``."""
-    return _resnet("resnet34", _basic, (3, 4, 6, 3), classes, input_shape, batch_norm)
+    return _resnet("resnet34", _basic, (3, 4, 6, 3), classes, input_shape, batch_norm, small_images)
 
 
-def resnet50(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True) -> Model:
+def resnet50(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = True,
+             small_images: bool = False) -> Model:
     """ResNet-50, in the form whose 3 x 3 convolutions have the strides ("v1.5").
 
     Parameters
@@ -36,6 +39,9 @@ def resnet50(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm
     input_shape : (rows, columns, channels)
     batch_norm : bool
         Normalize after each convolution, which needs the plugin cnnext-normalization; without, the convolutions have biases.
+    small_images : bool
+        For images of some 32 x 32 pixels: the first convolution is 3 x 3 at stride 1, and no pool follows it (section 4.2 of
+        the paper).
 
     Returns
     -------
@@ -47,14 +53,18 @@ def resnet50(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm
     ----------
     K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2015, table 1.
     """
-    return _resnet("resnet50", _bottleneck, (3, 4, 6, 3), classes, input_shape, batch_norm)
+    return _resnet("resnet50", _bottleneck, (3, 4, 6, 3), classes, input_shape, batch_norm, small_images)
 
 
-def _resnet(name: str, block: Block, depths: Sequence[int], classes: int, input_shape: Shape, batch_norm: bool) -> Model:
+def _resnet(name: str, block: Block, depths: Sequence[int], classes: int, input_shape: Shape, batch_norm: bool,
+            small_images: bool) -> Model:
     norm = PYTORCH_NORM if batch_norm else None
-    x = Input(input_shape)
-    y = conv_block(x, ("conv1", "bn1", "relu"), 64, 7, 2, norm=norm)
-    y = MaxPool2D(3, 2, padding=((1, 1), (1, 1)), name="maxpool")(y)
+    x, first = Input(input_shape), ("conv1", "bn1", "relu")
+    if small_images:
+        y = conv_block(x, first, 64, 3, norm=norm)
+    else:
+        y = conv_block(x, first, 64, 7, 2, norm=norm)
+        y = MaxPool2D(3, 2, padding=((1, 1), (1, 1)), name="maxpool")(y)
     for stage, depth in enumerate(depths):
         for i in range(depth):
             strides = 2 if stage > 0 and i == 0 else 1

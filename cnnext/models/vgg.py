@@ -17,17 +17,20 @@ Shape = Sequence[int | None]
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-def vgg11(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False) -> Model:
+def vgg11(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False,
+          small_images: bool = False) -> Model:
     """VGG-11 (configuration A): 132,863,336 parameters, with batch normalization 132,868,840; else as ``vgg16``."""
-    return _vgg("vgg11", (1, 1, 2, 2, 2), classes, input_shape, batch_norm)
+    return _vgg("vgg11", (1, 1, 2, 2, 2), classes, input_shape, batch_norm, small_images)
 
 
-def vgg13(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False) -> Model:
+def vgg13(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False,
+          small_images: bool = False) -> Model:
     """VGG-13 (configuration B): 133,047,848 parameters, with batch normalization 133,053,736; else as ``vgg16``."""
-    return _vgg("vgg13", (2, 2, 2, 2, 2), classes, input_shape, batch_norm)
+    return _vgg("vgg13", (2, 2, 2, 2, 2), classes, input_shape, batch_norm, small_images)
 
 
-def vgg16(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False) -> Model:
+def vgg16(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False,
+          small_images: bool = False) -> Model:
     """VGG-16 (configuration D).
 
     Parameters
@@ -38,6 +41,9 @@ def vgg16(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: b
         224 x 224 pixels.
     batch_norm : bool
         Normalize after each convolution; needs the plugin cnnext-normalization.
+    small_images : bool
+        For images of some 32 x 32 pixels: the last pool feeds the classes directly, without the two dense layers of 4096
+        between, which hold nine tenths of the parameters.
 
     Returns
     -------
@@ -49,15 +55,17 @@ def vgg16(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: b
     ----------
     K. Simonyan, A. Zisserman, "Very deep convolutional networks for large-scale image recognition", 2014, table 1.
     """
-    return _vgg("vgg16", (2, 2, 3, 3, 3), classes, input_shape, batch_norm)
+    return _vgg("vgg16", (2, 2, 3, 3, 3), classes, input_shape, batch_norm, small_images)
 
 
-def vgg19(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False) -> Model:
+def vgg19(classes: int = 1000, input_shape: Shape = (224, 224, 3), batch_norm: bool = False,
+          small_images: bool = False) -> Model:
     """VGG-19 (configuration E): 143,667,240 parameters, with batch normalization 143,678,248; else as ``vgg16``."""
-    return _vgg("vgg19", (2, 2, 4, 4, 4), classes, input_shape, batch_norm)
+    return _vgg("vgg19", (2, 2, 4, 4, 4), classes, input_shape, batch_norm, small_images)
 
 
-def _vgg(name: str, depths: Sequence[int], classes: int, input_shape: Shape, batch_norm: bool) -> Model:
+def _vgg(name: str, depths: Sequence[int], classes: int, input_shape: Shape, batch_norm: bool,
+         small_images: bool) -> Model:
     x = y = Input(input_shape)
     norm, place = PYTORCH_NORM if batch_norm else None, 0
     for depth, width in zip(depths, WIDTHS, strict=True):
@@ -68,6 +76,8 @@ def _vgg(name: str, depths: Sequence[int], classes: int, input_shape: Shape, bat
         y = MaxPool2D(2, name=f"features.{place}")(y)
         place += 1
     y = Flatten(name="flatten")(y)
+    if small_images:
+        return Model(x, Dense(classes, name="classifier")(y), name=name)
     for place in (0, 3):
         dense, activation, dropout = in_sequence("classifier", place)
         y = Dropout(0.5, name=dropout)(ReLU(name=activation)(Dense(4096, name=dense)(y)))

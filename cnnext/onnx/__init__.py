@@ -9,4 +9,6 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     if name in ("backend", "exporter", "importer"):
         return import_module(f"cnnext.onnx.{name}")
+    if name == "OnnxLimits":
+        return import_module("cnnext.onnx.files").OnnxLimits
     raise AttributeError(f"module 'cnnext.onnx' has no attribute {name!r}")

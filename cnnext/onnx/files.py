@@ -20,12 +20,18 @@ import numpy as np
 
 from cnnext.errors import ModelFileError, message
 from cnnext.graph.memory import MAX_ELEMENTS
-from cnnext.onnx.wire import check_cost
+from cnnext.onnx.wire import check_cost, without_weights
+from cnnext.stored import Stored, StoredFile, Tensor
 
 __all__ = ["Contents", "OnnxLimits", "read"]
 
 TARGET_VERSION = 21         # models of older operator sets are converted to this one
+# Operators whose versions from this one to the target's only added element types, or attributes with the old meaning as
+# default (https://github.com/onnx/onnx/blob/main/docs/Changelog.md).
+_TYPES_ONLY = frozenset(("Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Transpose", "Unsqueeze"))
+_TYPES_ONLY_SINCE = 13
 _LIGHT_ELEMENTS = 1024      # tensors up to this size stay in the light copy: shape operands and scalars
+_READ_AT_ONCE_BYTES = 1 << 16   # tensors up to this size are not left in the file
 _MAX_CALLS = 50             # of functions inside of each other
 _MAX_CONTENTS = 1 << 16     # elements of one value that shape inference carries along
 _UNKNOWN_CONTENTS = 32      # of a shape, for example
@@ -71,7 +77,7 @@ class Contents:
     ----------
     model : onnx.ModelProto
         The light copy: converted, without local functions; ``Constant`` nodes are initializers.
-    tensors : dict of str to ndarray
+    tensors : dict of str to ndarray or Stored
         All initializers and constants by name.
     types : dict of str to (dtype, shape or None)
         Of every value whose type is known; an extent that is not is None.
@@ -79,7 +85,7 @@ class Contents:
     """
 
     model: Any
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, Tensor]
     types: dict[str, tuple[np.dtype, tuple[int | None, ...] | None]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -99,7 +105,7 @@ def require_onnx() -> Any:
     return onnx
 
 
-def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = None) -> Contents:
+def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = None, stay: bool = False) -> Contents:
     """Read and check a model.
 
     Parameters
@@ -108,6 +114,8 @@ def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = N
     external_data : bool
         Allow tensors in other files, which must be plain files in the model's own folder.
     limits : OnnxLimits, optional
+    stay : bool
+        Leave large tensors in the file, as ``Stored``, where they can be.
 
     Raises
     ------
@@ -115,11 +123,11 @@ def read(source: Any, external_data: bool = False, limits: OnnxLimits | None = N
         If the model cannot be read, breaks the rules of ONNX or goes beyond the limits.
     """
     onnx, limits = require_onnx(), limits or OnnxLimits()
-    model = _parse(onnx, source, limits)
+    model, weights = _parse(onnx, source, limits)
     folder = os.path.dirname(os.path.abspath(os.fspath(source))) if isinstance(source, (str, os.PathLike)) else None
     try:
         _check_extent(model, limits)
-        tensors = _take_tensors(onnx, model, limits, folder if external_data else None)
+        tensors = _take_tensors(onnx, model, limits, folder if external_data else None, weights, stay)
         light = _checked(onnx, model)
         version = _version(light)
         light = _inlined(onnx, light)
@@ -140,15 +148,24 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:500] if text else type(error).__name__
 
 
-def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
+@dataclass(frozen=True)
+class _Weights:
+    """Where the data of initializers is that the parsed model lacks, by their index."""
+
+    file: StoredFile | None = None
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> tuple[Any, _Weights]:
     if isinstance(source, onnx.ModelProto):
         model = onnx.ModelProto()
         model.CopyFrom(source)
-        return model
-    data = source if isinstance(source, bytes) else _file_bytes(source, limits)
-    if len(data) > limits.max_bytes:
-        raise ModelFileError(f"the model holds {len(data):,} bytes, the limit is {limits.max_bytes:,}.")
-    check_cost(onnx, data, limits.memory(len(data)))
+        return model, _Weights()
+    file = StoredFile(source, "the ONNX model") if isinstance(source, bytes) else _open(source)
+    if file.size > limits.max_bytes:
+        raise ModelFileError(f"the model holds {file.size:,} bytes, the limit is {limits.max_bytes:,} (limits.max_bytes).")
+    data, places = without_weights(onnx, file)
+    check_cost(onnx, data, limits.memory(file.size))
     from google.protobuf.message import DecodeError
 
     try:
@@ -157,21 +174,17 @@ def _parse(onnx: Any, source: Any, limits: OnnxLimits) -> Any:
         raise ModelFileError(f"not an ONNX model, or a damaged one: {_first_line(error)}") from error
     if not model.HasField("graph"):
         raise ModelFileError("not an ONNX model, or a damaged one: it holds no graph.")
-    return model
+    return model, _Weights(file, places)
 
 
-def _file_bytes(path: Any, limits: OnnxLimits) -> bytes:
+def _open(path: Any) -> StoredFile:
     try:
         # Not waiting for what is no file: a pipe that nobody writes to.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise ModelFileError("it must be a plain file.")
-        with os.fdopen(handle, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limits.max_bytes:
-                raise ModelFileError(f"the file holds {size:,} bytes, the limit is {limits.max_bytes:,}.")
-            return file.read(limits.max_bytes + 1)
+        return StoredFile(handle, f"ONNX file {os.fspath(path)!r}")
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -183,12 +196,12 @@ def _check_extent(model: Any, limits: OnnxLimits) -> None:
         raise ModelFileError(message("model", "ir_version", "be at least 1", model.ir_version))
     n_nodes = _n_nodes(model, limits)
     if n_nodes > limits.max_nodes:
-        raise ModelFileError(message("model", "nodes", f"be at most {limits.max_nodes}, with those of the functions called",
-                                     n_nodes))
+        rule = f"be at most {limits.max_nodes} (limits.max_nodes), with those of the functions called"
+        raise ModelFileError(message("model", "nodes", rule, n_nodes))
     graphs = [model.graph, *_subgraphs(model.graph.node)]
     n_tensors = sum(len(graph.initializer) for graph in graphs)
     if n_tensors > limits.max_tensors:
-        raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors}", n_tensors))
+        raise ModelFileError(message("model", "tensors", f"be at most {limits.max_tensors} (limits.max_tensors)", n_tensors))
     if any(len(graph.sparse_initializer) for graph in graphs):
         raise ModelFileError("sparse initializers are not supported.")
 
@@ -261,22 +274,28 @@ def _contents_stay_small(graph: Any) -> bool:
 # Tensors
 
 
-def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None) -> dict[str, np.ndarray]:
+def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None, weights: _Weights,
+                  stay: bool) -> dict[str, Tensor]:
     """All tensors by name; in the model, large ones become inputs and ``Constant`` nodes initializers."""
     graph = model.graph
     _constants_to_initializers(onnx, graph)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Tensor] = {}
     reader = _External(folder, limits)
-    for proto in graph.initializer:
+    left: set[str] = set()      # in the file
+    for i, proto in enumerate(graph.initializer):
         if not proto.name:
             raise ModelFileError("an initializer has no name.")
         if proto.name in tensors:
             raise ModelFileError(f"two initializers are called {proto.name!r}.")
-        tensors[proto.name] = _array(onnx, proto, limits, reader)
+        found = _left_in_file(onnx, proto, limits, weights, i) if i in weights.places else None
+        if found is not None:
+            left.add(proto.name)
+            stays = stay and found.nbytes > _READ_AT_ONCE_BYTES
+        tensors[proto.name] = _array(onnx, proto, limits, reader) if found is None else found if stays else found.read()
     for proto in _inner_tensors(model):
         _array(onnx, proto, limits, reader, keep=True)
     declared = {value.name for value in graph.input}
-    large = [proto for proto in graph.initializer if tensors[proto.name].size > _LIGHT_ELEMENTS]
+    large = [p for p in graph.initializer if p.name in left or tensors[p.name].size > _LIGHT_ELEMENTS]
     large_names = {proto.name for proto in large}
     kept = [proto for proto in graph.initializer if proto.name not in large_names]
     inputs = [onnx.helper.make_tensor_value_info(p.name, p.data_type, list(p.dims)) for p in large if p.name not in declared]
@@ -289,6 +308,19 @@ def _take_tensors(onnx: Any, model: Any, limits: OnnxLimits, folder: str | None)
     graph.initializer.extend(small)
     graph.input.extend(inputs)
     return tensors
+
+
+def _left_in_file(onnx: Any, proto: Any, limits: OnnxLimits, weights: _Weights, index: int) -> Stored | None:
+    """A tensor whose data is not in the model; None after putting it there, for ``_array`` with its rules to read it."""
+    assert weights.file is not None
+    offset, n_bytes = weights.places[index]
+    dims, dtype = list(proto.dims), _plain_dtype(onnx, proto)
+    fits = len(dims) <= limits.max_rank and all(n >= 0 for n in dims) and not proto.HasField("segment")
+    elsewhere = any(len(getattr(proto, name)) for name in _DATA_FIELDS) or proto.data_location == onnx.TensorProto.EXTERNAL
+    if dtype is None or not fits or elsewhere or n_bytes != prod(dims) * dtype.itemsize:
+        proto.raw_data = bytes(weights.file.read(offset, n_bytes))
+        return None
+    return Stored(weights.file, offset, tuple(dims), dtype)
 
 
 def _inner_tensors(model: Any) -> Iterator[Any]:
@@ -488,6 +520,9 @@ def _inlined(onnx: Any, model: Any) -> Any:
 
 def _converted(onnx: Any, model: Any) -> Any:
     """The model in newer terms; the model as it is where the converter does not know the way."""
+    if _means_the_same(onnx, model):
+        next(o for o in model.opset_import if o.domain in ("", "ai.onnx")).version = TARGET_VERSION
+        return model
     converter = import_module("onnx.version_converter")
     try:
         converted = converter.convert_version(model, TARGET_VERSION)
@@ -496,6 +531,19 @@ def _converted(onnx: Any, model: Any) -> Any:
     if _version(model) < 11:
         _resize_as_before(onnx, converted.graph)
     return converted
+
+
+def _means_the_same(onnx: Any, model: Any) -> bool:
+    """Whether no operator of the model has changed since its version, so that the slow converter is not needed."""
+    version = _version(model)
+    kinds = {node.op_type for g in (model.graph, *_subgraphs(model.graph.node)) for node in g.node
+             if node.domain in ("", "ai.onnx")}
+    try:
+        return version >= _TYPES_ONLY_SINCE and any(o.domain in ("", "ai.onnx") for o in model.opset_import) and all(
+            kind in _TYPES_ONLY or onnx.defs.get_schema(kind, version, "").since_version
+            == onnx.defs.get_schema(kind, TARGET_VERSION, "").since_version for kind in kinds)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _resize_as_before(onnx: Any, graph: Any) -> None:
@@ -508,7 +556,7 @@ def _resize_as_before(onnx: Any, graph: Any) -> None:
                     node.attribute.append(onnx.helper.make_attribute(key, value))
 
 
-def _types(onnx: Any, model: Any, tensors: dict[str, np.ndarray],
+def _types(onnx: Any, model: Any, tensors: dict[str, Tensor],
            limits: OnnxLimits) -> dict[str, tuple[np.dtype, tuple[int | None, ...] | None]]:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False,

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cnnext.errors import ModelFileError, PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Parameter, Value, constant
 from cnnext.model import Model
@@ -18,6 +16,7 @@ from cnnext.onnx.layer import OnnxOperator
 from cnnext.onnx.operator import Operator
 from cnnext.onnx.subgraphs import InnerNode, Subgraph
 from cnnext.onnx.support import check_supported, unsupported
+from cnnext.stored import Stored, Tensor, in_memory
 
 __all__ = ["Description", "describe", "load"]
 
@@ -34,7 +33,7 @@ _SMALLEST_WEIGHT = {"Add": 2, "Mul": 2}
 
 
 def load(source: Any, num_threads: int | None = None, external_data: bool = False,
-         limits: OnnxLimits | None = None) -> Model:
+         limits: OnnxLimits | None = None, stay: bool = False) -> Model:
     """Read an ONNX model.
 
     Parameters
@@ -44,6 +43,8 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
     external_data : bool
         Allow tensors in other files, which must be plain files in the model's own folder.
     limits : OnnxLimits, optional
+    stay : bool
+        Leave large weights in the file, which stays open, until they are wanted.
 
     Returns
     -------
@@ -60,7 +61,7 @@ def load(source: Any, num_threads: int | None = None, external_data: bool = Fals
     """
     where = f"ONNX file {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else "ONNX model"
     try:
-        return _Importer(read(source, external_data, limits)).model(num_threads)
+        return _Importer(read(source, external_data, limits, stay)).model(num_threads)
     except ModelFileError as error:
         raise ModelFileError(f"{where}: {error}") from error
     except (ImportError, OSError, PluginError):
@@ -182,27 +183,28 @@ class _Importer:
             value.name = name
             self.values[name] = value
 
-    def _is_weight(self, op: Operator, node: Any, array: np.ndarray) -> bool:
+    def _is_weight(self, op: Operator, node: Any, array: Tensor) -> bool:
         only = all(name in self.contents.tensors for name in node.input if name)
         return array.dtype == FLOAT32 and not only and array.size >= _SMALLEST_WEIGHT.get(op.op_type, 1)
 
-    def _parameter(self, name: str, array: np.ndarray, trainable: bool) -> Parameter:
+    def _parameter(self, name: str, array: Tensor, trainable: bool) -> Parameter:
         if name not in self.parameters:
-            self.parameters[name] = Parameter(name, array if array.flags.writeable else array.copy(), trainable)
+            own = array if isinstance(array, Stored) or array.flags.writeable else array.copy()
+            self.parameters[name] = Parameter(name, own, trainable)
         return self.parameters[name]
 
     def _value(self, name: str, node: Any) -> Value:
         if name not in self.values:
             if name not in self.contents.tensors:
                 raise ModelFileError(f"node {node.name or node.op_type!r} reads {name!r}, which nothing before it makes.")
-            self.values[name] = constant(self.contents.tensors[name], name)
+            self.values[name] = constant(in_memory(self.contents.tensors[name]), name)
         return self.values[name]
 
     def _output(self, name: str) -> Value:
         if name not in self.values:
             if name not in self.contents.tensors:
                 raise ModelFileError(f"output {name!r} is made by no node.")
-            self.values[name] = constant(self.contents.tensors[name], name)
+            self.values[name] = constant(in_memory(self.contents.tensors[name]), name)
         return self.values[name]
 
     def _layer_name(self, node: Any) -> str:
@@ -274,7 +276,7 @@ def describe(source: Any, external_data: bool = False, limits: OnnxLimits | None
     ImportError
         Without the package ``onnx``.
     """
-    importer = _Importer(read(source, external_data, limits))
+    importer = _Importer(read(source, external_data, limits, stay=True))
     contents, proto = importer.contents, importer.proto
     operators = [importer._operator(node) for node in proto.node]
     return Description(

@@ -214,10 +214,10 @@ class Site:
         return [made] if isinstance(made, Value) else list(made)
 
     def _is_constant(self) -> bool:
-        from cnnext.onnx.numpy_ops import is_supported
-
         if any(v is not None and v.data is None for v in self.inputs):
             return False
+        from cnnext.onnx.numpy_ops import is_supported  # takes its time to import, and most models need none of it
+
         return not (self.op.domain == "" and self.op.op_type in _NOT_FOLDED) and is_supported(self.op)
 
     def _is_for_kernels(self) -> bool:

@@ -44,13 +44,15 @@ def rule_of(op: Operator) -> Rule | None:
 
 def is_supported(op: Operator) -> bool:
     """Whether something installed computes the operator."""
-    from cnnext.onnx.numpy_ops import is_supported as has_numpy
-
     if op.domain == "" and op.op_type in _NO_TENSORS or any(_is_subgraph(value) for value in op.attributes.values()):
         return False
     if op.domain == "" and op.op_type in _KNOWN_PROVIDERS:
         return rule_of(op) is not None
-    return rule_of(op) is not None or has_numpy(op)
+    if rule_of(op) is not None:
+        return True
+    from cnnext.onnx.numpy_ops import is_supported as has_numpy  # with onnx.reference, which most models do not need
+
+    return has_numpy(op)
 
 
 def _is_subgraph(value: Any) -> bool:

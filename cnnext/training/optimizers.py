@@ -74,7 +74,7 @@ class Optimizer(ABC):
     def append(self, g: Graph, weights: Value, diff_weights: Value, hyper: Value) -> None:
         """Append the update of a parameter to a graph, among the nodes that are kept for their effect."""
         assert weights.parameter is not None
-        states = [Value(s.data.shape, FLOAT32, s.name, parameter=s) for s in self.states(weights.parameter)]
+        states = [Value(s.shape, FLOAT32, s.name, parameter=s) for s in self.states(weights.parameter)]
         g.apply(self.update_layer(f"{weights.parameter.name}/update"), diff_weights, hyper, weights, *states)
         g.effects.append(g.nodes[-1])
 

@@ -1,8 +1,9 @@
 """Depthwise convolution: every channel has a window of its own.
 
 Design
-    Loop order: tile (rows of one image, a range of channels) -> block of channels -> output row -> a primitive. The caches and
-    the loads decide: of so many channels at a time that the KH source rows of an output row are still in L1 for the next one.
+    Loop order: tile (rows of one image, a range of channels) -> block of channels -> output row -> a primitive. The caches
+    and the loads decide: of so many channels at a time that the KH source rows of an output row are still in L1 for the
+    next one.
     With all channels of a row at once, each source row came KH times from L2: 5 to 20 % on maps of 28x28 and less.
     Windows of 3, 5 or 7 neighbouring columns at stride 1 or 2: `depthwise_row`, where a row of the source slides past the
     sums of 8 pixels and a loaded value serves up to KW multiply-adds.
@@ -10,8 +11,9 @@ Design
     all taps; a loaded value serves one.
     Backward-data is the same kernel with the tap lists of `_taps.py`, one per output phase; at stride 1 its window is
     the forward one with the weights in falling order.
-    Backward-weights: per output row and tap, the sum over the row's pixels of source times diff_dst. The rows of all
-    images are dealt to a number of shards that the shapes fix; their sums are added in shard order.
+    Backward-weights: per output row, `depthwise_diff_row` for the sliding windows, whose sums stay in registers along the
+    row; for others, per tap, the sum over the row's pixels of source times diff_dst. The rows of all images are dealt to a
+    number of shards that the shapes fix; their sums are added in shard order.
 """
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
@@ -124,6 +126,9 @@ cdef struct depthwise_backward_weights_params:
     int64_t n_taps                  # table src[2]: n_taps rows of (dh, dw, row of diff_weights)
     int64_t SH, SW
     int64_t shards
+    int64_t KH, KW                  # a window whose columns slide, else 0
+    int64_t dh, dw                  # of its first tap
+    int64_t weight_first, weight_step   # row of diff_weights of the first tap, and from one to the next
 
 
 cdef int depthwise_backward_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -131,23 +136,51 @@ cdef int depthwise_backward_weights(const cnx_args *args, cnx_worker *worker) no
     cdef const depthwise_backward_weights_params *p = <const depthwise_backward_weights_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
     cdef const cnx_tensor *diff_dst = &args.src[1]
-    cdef const int64_t *table = <const int64_t *>args.src[2].data
-    cdef int64_t OH = diff_dst.shape[1], rows = diff_dst.shape[0] * OH, C = src.shape[3]
+    cdef int64_t OH = diff_dst.shape[1], rows = diff_dst.shape[0] * OH, C = src.shape[3], row
     cdef float *sums = <float *>args.dst[0].data + worker.tile * args.dst[0].stride[0]
-    cdef int64_t row, i, ih, dw, begin, end
     memset(sums, 0, args.dst[0].shape[1] * C * sizeof(float))
     for row in range(worker.tile * rows // p.shards, (worker.tile + 1) * rows // p.shards):
-        for i in range(p.n_taps):
-            ih = row % OH * p.SH + table[3 * i]
-            dw = table[3 * i + 1]
-            # output columns whose tap lies in the image: 0 <= ow * SW + dw < IW
-            begin = (p.SW - 1 - dw) // p.SW if dw < 0 else 0
-            end = min((src.shape[2] - dw + p.SW - 1) // p.SW, diff_dst.shape[2]) if dw < src.shape[2] else 0
-            if 0 <= ih < src.shape[1] and begin < end:
-                worker.simd.dot_rows(pixel_at(src, row // OH, ih, begin * p.SW + dw, 0), p.SW * src.stride[2],
-                                     pixel_at(diff_dst, row // OH, row % OH, begin, 0), diff_dst.stride[2], end - begin,
-                                     sums + table[3 * i + 2] * C, C)
+        if p.KW:
+            add_sliding_row(p, src, diff_dst, worker, row // OH, row % OH, sums)
+        else:
+            add_row(p, src, diff_dst, <const int64_t *>args.src[2].data, worker, row // OH, row % OH, sums)
     return CNX_OK
+
+
+cdef void add_sliding_row(const depthwise_backward_weights_params *p, const cnx_tensor *src, const cnx_tensor *diff_dst,
+                          cnx_worker *worker, int64_t n, int64_t oh, float *sums) noexcept nogil:
+    cdef int64_t ih = oh * p.SH + p.dh, top = max(0, -ih), bottom = min(p.KH, src.shape[1] - ih), C = src.shape[3]
+    cdef cnx_depthwise t
+    t.count = diff_dst.shape[2]
+    t.channels = C
+    t.rows = max(0, bottom - top)
+    t.KW = p.KW
+    t.SW = p.SW
+    t.first = -p.dw
+    t.last = src.shape[2] - p.dw
+    t.src = pixel_at(src, n, ih + top, p.dw, 0)
+    t.src_row = src.stride[1]
+    t.src_col = src.stride[2]
+    t.weight_row = p.KW * p.weight_step * C
+    t.weight_col = p.weight_step * C
+    t.dst_col = diff_dst.stride[2]
+    worker.simd.depthwise_diff_row(&t, pixel_at(diff_dst, n, oh, 0, 0),
+                                   sums + (p.weight_first + top * p.KW * p.weight_step) * C)
+
+
+cdef void add_row(const depthwise_backward_weights_params *p, const cnx_tensor *src, const cnx_tensor *diff_dst,
+                  const int64_t *table, cnx_worker *worker, int64_t n, int64_t oh, float *sums) noexcept nogil:
+    cdef int64_t C = src.shape[3], i, ih, dw, begin, end
+    for i in range(p.n_taps):
+        ih = oh * p.SH + table[3 * i]
+        dw = table[3 * i + 1]
+        # output columns whose tap lies in the image: 0 <= ow * SW + dw < IW
+        begin = (p.SW - 1 - dw) // p.SW if dw < 0 else 0
+        end = min((src.shape[2] - dw + p.SW - 1) // p.SW, diff_dst.shape[2]) if dw < src.shape[2] else 0
+        if 0 <= ih < src.shape[1] and begin < end:
+            worker.simd.dot_rows(pixel_at(src, n, ih, begin * p.SW + dw, 0), p.SW * src.stride[2],
+                                 pixel_at(diff_dst, n, oh, begin, 0), diff_dst.stride[2], end - begin,
+                                 sums + table[3 * i + 2] * C, C)
 
 
 cdef conv_depthwise_params conv_depthwise_zero

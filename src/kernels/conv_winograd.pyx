@@ -13,6 +13,9 @@ Design
     Few tiles and many channels (maps of 14 x 14, 7 x 7): groups alone would not keep the workers busy, and each would stream
     all weights. Then conv_winograd_src makes V once, in the arena, and a tile of work is a group and one panel.
     Borders: pixels outside the image are pointers to a row of zeros; of ragged tiles only the part inside is written.
+    Backward-weights is the adjoint: dU[p] = sum over tiles of V[p]^T (A dY A^T)[p], then G^T dU G. A tile of work is a block of
+    input channels and a panel of output channels for a shard of the groups: its dU stays in L2, in scratch, over all its groups,
+    and only the nine taps leave it. The shards, fixed by the shapes, are added in their order, as the direct kernel's.
     Steps between the points are odd multiples of a cache line, so that the P rows of a tile fall into different sets of L1.
 """
 from libc.math cimport INFINITY
@@ -39,9 +42,9 @@ cdef inline int64_t imin(int64_t a, int64_t b) noexcept nogil:
 
 
 cdef void transform_source(const winograd_source *p, const cnx_tensor *src, cnx_worker *worker, const float *zeros,
-                           int64_t tile, float *to) noexcept nogil:
+                           int64_t tile, int64_t channel, int64_t channels, float *to) noexcept nogil:
     cdef const float *pixel[36]
-    cdef const float *image = <const float *>src.data + tile // (p.rows * p.cols) * src.stride[0]
+    cdef const float *image = <const float *>src.data + tile // (p.rows * p.cols) * src.stride[0] + channel
     cdef int64_t size = p.m + 2, i, j, ih, iw
     cdef int64_t ih0 = tile // p.cols % p.rows * p.m + p.dh, iw0 = tile % p.cols * p.m + p.dw
     for i in range(size):
@@ -52,7 +55,7 @@ cdef void transform_source(const winograd_source *p, const cnx_tensor *src, cnx_
                 pixel[i * size + j] = image + ih * src.stride[1] + iw * src.stride[2]
             else:
                 pixel[i * size + j] = zeros
-    worker.simd.winograd_src(<int32_t>p.m, pixel, to, p.src_step, p.IC)
+    worker.simd.winograd_src(<int32_t>p.m, pixel, to, p.src_step, channels)
 
 
 cdef struct conv_winograd_src_params:
@@ -67,7 +70,7 @@ cdef int conv_winograd_src(const cnx_args *args, cnx_worker *worker) noexcept no
     cdef int64_t first = worker.tile * p.chunk, tile
     memset(zeros, 0, p.src_ld * sizeof(float))
     for tile in range(first, imin(first + p.chunk, p.tiles)):
-        transform_source(<const winograd_source *>p, &args.src[0], worker, zeros, tile,
+        transform_source(<const winograd_source *>p, &args.src[0], worker, zeros, tile, 0, p.IC,
                          <float *>args.dst[0].data + tile // p.group * args.dst[0].stride[0] + tile % p.group * p.src_ld)
     return CNX_OK
 
@@ -102,7 +105,7 @@ cdef int conv_winograd(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     else:
         memset(zeros, 0, p.src_ld * sizeof(float))
         for i in range(count):
-            transform_source(s, &args.src[0], worker, zeros, first + i, points + i * p.src_ld)
+            transform_source(s, &args.src[0], worker, zeros, first + i, 0, p.IC, points + i * p.src_ld)
     for panel in range(first_panel, imin(first_panel + p.panel_block, p.panels)):
         multiply_points(p, args, worker, points, count, panel, products)
         for i in range(count):
@@ -198,17 +201,98 @@ cdef int conv_winograd_weights(const cnx_args *args, cnx_worker *worker) noexcep
     return CNX_OK
 
 
+cdef struct conv_winograd_backward_weights_params:
+    int64_t m, IC, dh, dw, rows, cols, tiles, group, src_ld, src_step   # winograd_source; src_ld of a block of channels
+    int64_t OC
+    int64_t nv, panels              # vectors of a panel
+    int64_t channel_block           # input channels of one piece of work
+    int64_t shards
+    int64_t diff_step               # A dY A^T of a group: elements between points
+    int64_t weights_step            # dU: likewise
+
+
+cdef int conv_winograd_backward_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] source, src[1] diff_dst, dst[0] (shards, 9 * IC, OC), overwritten.
+    cdef const conv_winograd_backward_weights_params *p = <const conv_winograd_backward_weights_params *>args.params
+    cdef int64_t width = p.nv * worker.simd.vl, n_points = (p.m + 2) * (p.m + 2)
+    cdef int64_t groups = (p.tiles + p.group - 1) // p.group
+    cdef int64_t shard = worker.tile % p.shards, panel = worker.tile // p.shards % p.panels
+    cdef int64_t channel = worker.tile // p.shards // p.panels * p.channel_block
+    cdef int64_t channels = imin(p.channel_block, p.IC - channel), cols = imin(width, p.OC - panel * width)
+    cdef int64_t first = shard * groups // p.shards, last = (shard + 1) * groups // p.shards, group, i, count
+    cdef float *sums = <float *>worker.scratch
+    cdef float *points = sums + n_points * p.weights_step
+    cdef float *diff = points + n_points * p.src_step
+    cdef float *zeros = diff + n_points * p.diff_step
+    cdef float *dst = <float *>args.dst[0].data + shard * args.dst[0].stride[0] + panel * width
+    memset(zeros, 0, (p.src_ld if p.src_ld > width else width) * sizeof(float))
+    for group in range(first, last):
+        count = imin(p.group, p.tiles - group * p.group)
+        for i in range(count):
+            transform_source(<const winograd_source *>p, &args.src[0], worker, zeros, group * p.group + i, channel, channels,
+                             points + i * p.src_ld)
+            transform_diff(p, &args.src[1], worker, zeros, group * p.group + i, panel * width, cols, diff + i * width)
+        add_products(p, worker, points, diff, sums, count, channels, group > first)
+    for i in range(channels):
+        worker.simd.winograd_diff_weights(<int32_t>p.m, sums + i * width, p.weights_step,
+                                          dst + (channel + i) * args.dst[0].stride[1], p.IC * args.dst[0].stride[1], cols)
+    return CNX_OK
+
+
+cdef void transform_diff(const conv_winograd_backward_weights_params *p, const cnx_tensor *diff_dst, cnx_worker *worker,
+                         const float *zeros, int64_t tile, int64_t channel, int64_t channels, float *to) noexcept nogil:
+    cdef const float *pixel[16]
+    cdef const float *image = (<const float *>diff_dst.data + tile // (p.rows * p.cols) * diff_dst.stride[0] + channel)
+    cdef int64_t oh0 = tile // p.cols % p.rows * p.m, ow0 = tile % p.cols * p.m, i, j
+    for i in range(p.m):
+        for j in range(p.m):
+            if oh0 + i < diff_dst.shape[1] and ow0 + j < diff_dst.shape[2]:
+                pixel[i * p.m + j] = image + (oh0 + i) * diff_dst.stride[1] + (ow0 + j) * diff_dst.stride[2]
+            else:
+                pixel[i * p.m + j] = zeros
+    worker.simd.winograd_diff(<int32_t>p.m, pixel, to, p.diff_step, channels)
+
+
+cdef void add_products(const conv_winograd_backward_weights_params *p, cnx_worker *worker, const float *points,
+                       const float *diff, float *sums, int64_t count, int64_t channels, bint accumulate) noexcept nogil:
+    cdef int64_t width = p.nv * worker.simd.vl, zero = 0, i
+    cdef cnx_gemm g
+    g.rows = channels
+    g.cols = width
+    g.n_seg = 1
+    g.seg_len = count
+    g.a_seg = &zero
+    g.a_row = 1
+    g.a_k = p.src_ld
+    g.c_row = width
+    g.bias = NULL
+    g.add = NULL
+    g.add_row = 0
+    g.low = -INFINITY
+    g.high = INFINITY
+    g.nv = <int32_t>p.nv
+    g.accumulate = accumulate
+    for i in range((p.m + 2) * (p.m + 2)):
+        g.a = points + i * p.src_step
+        g.b = diff + i * p.diff_step
+        g.c = sums + i * p.weights_step
+        worker.simd.gemm_outer(&g)
+
+
 cdef conv_winograd_params conv_winograd_zero
+cdef conv_winograd_backward_weights_params conv_winograd_backward_weights_zero
 cdef conv_winograd_src_params conv_winograd_src_zero
 cdef conv_winograd_weights_params conv_winograd_weights_zero
 
 KERNELS = {
     "conv_winograd": kernel("conv_winograd", conv_winograd),
+    "conv_winograd_backward_weights": kernel("conv_winograd_backward_weights", conv_winograd_backward_weights),
     "conv_winograd_src": kernel("conv_winograd_src", conv_winograd_src),
     "conv_winograd_weights": kernel("conv_winograd_weights", conv_winograd_weights),
 }
 PARAMS = {
     "conv_winograd": fields(conv_winograd_zero),
+    "conv_winograd_backward_weights": fields(conv_winograd_backward_weights_zero),
     "conv_winograd_src": fields(conv_winograd_src_zero),
     "conv_winograd_weights": fields(conv_winograd_weights_zero),
 }

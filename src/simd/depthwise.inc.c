@@ -108,3 +108,83 @@ static void depthwise_row(const cnx_depthwise *t)
         if (t->post_op >= 0) depthwise_post(t, t->dst + pixel * t->dst_col, np);
     }
 }
+
+/* The gradient of the weights, one output row: for each tap (h, k), the sum over pixels of src(h, i * SW + k) * diff_dst(i).
+ *   Loop order: blocks of 8 pixels (single ones at the end) -> vectors of channels -> rows of the window -> columns of the source: memory
+ *               is read in its own order, which counts for more than keeping the sums in registers along a row (2x from memory).
+ *   Blocking:   the diff_dst of a block stays in registers over the window's rows, the KW sums of a row over the block, in two sets
+ *               for even and odd pixels, which hides the latency of FMAs; a column is loaded once for up to KW of them.
+ *   Order:      block by block, in each its even pixels, then its odd ones: of the shapes alone. */
+CNX_INLINE void depthwise_diff_tile(const int np, const int kw, const int sw, const int border, const int partial,
+                                    const cnx_depthwise *t, const float *diff_dst, float *diff_weights, int64_t pixel,
+                                    int64_t channel)
+{
+    const int64_t src_col = t->src_col, part = partial ? t->channels - channel : 0;
+    const int64_t first = t->first - pixel * sw, last = t->last - pixel * sw;
+    const float *src = t->src + pixel * sw * src_col + channel;
+    vf diff[8];
+    CNX_UNROLL for (int i = 0; i < np; i++) diff[i] = load_block(diff_dst + (pixel + i) * t->dst_col + channel, 0, part);
+    for (int64_t row = 0; row < t->rows; row++) {
+        float *to = diff_weights + row * t->weight_row + channel;
+        const float *column = src + row * t->src_row;
+        vf sum[2][7];
+        CNX_UNROLL for (int k = 0; k < kw; k++)
+        {
+            sum[0][k] = load_block(to + k * t->weight_col, 0, part);
+            sum[1][k] = splat(0);
+        }
+        CNX_UNROLL for (int j = 0; j < (np - 1) * sw + kw; j++)
+        {
+            if (!border || (j >= first && j < last)) {
+                const vf x = load_block(column, 0, part);
+                CNX_UNROLL for (int i = 0; i < np; i++)
+                    if (j >= i * sw && j - i * sw < kw) sum[i & 1][j - i * sw] += x * diff[i];
+            }
+            column += src_col;
+        }
+        CNX_UNROLL for (int k = 0; k < kw; k++)
+        {
+            const vf y = sum[0][k] + sum[1][k];
+            if (part)
+                store_part(to + k * t->weight_col, y, part);
+            else
+                store(to + k * t->weight_col, y);
+        }
+    }
+}
+
+CNX_INLINE void depthwise_diff_block(const int np, const int kw, const int sw, const int border, const cnx_depthwise *t,
+                                     const float *diff_dst, float *diff_weights, int64_t pixel)
+{
+    int64_t c = 0;
+    for (; c + CNX_VL <= t->channels; c += CNX_VL)
+        depthwise_diff_tile(np, kw, sw, border, 0, t, diff_dst, diff_weights, pixel, c);
+    if (c < t->channels) depthwise_diff_tile(np, kw, sw, 1, 1, t, diff_dst, diff_weights, pixel, c);
+}
+
+#define DEPTHWISE_DIFF(KW, SW)                                                                                         \
+    static void depthwise_diff_##KW##_##SW(const cnx_depthwise *t, const float *diff_dst, float *diff_weights)         \
+    {                                                                                                                  \
+        int64_t i = 0;                                                                                                 \
+        for (; i + DIFF_PIXELS <= t->count; i += DIFF_PIXELS)                                                          \
+            if (i * SW >= t->first && (i + DIFF_PIXELS - 1) * SW + KW <= t->last)                                      \
+                depthwise_diff_block(DIFF_PIXELS, KW, SW, 0, t, diff_dst, diff_weights, i);                            \
+            else                                                                                                       \
+                depthwise_diff_block(DIFF_PIXELS, KW, SW, 1, t, diff_dst, diff_weights, i);                            \
+        for (; i < t->count; i++) depthwise_diff_block(1, KW, SW, 1, t, diff_dst, diff_weights, i);                    \
+    }
+#define DIFF_PIXELS (CNX_VL == 16 ? 8 : 4) /* with two sets of sums they fit the registers of the smaller levels */
+DEPTHWISE_DIFF(3, 1)
+DEPTHWISE_DIFF(5, 1)
+DEPTHWISE_DIFF(7, 1)
+DEPTHWISE_DIFF(3, 2)
+DEPTHWISE_DIFF(5, 2)
+DEPTHWISE_DIFF(7, 2)
+
+static void depthwise_diff_row(const cnx_depthwise *t, const float *diff_dst, float *diff_weights)
+{
+    static void (*const of[2][3])(const cnx_depthwise *, const float *, float *) = {
+        {depthwise_diff_3_1, depthwise_diff_5_1, depthwise_diff_7_1},
+        {depthwise_diff_3_2, depthwise_diff_5_2, depthwise_diff_7_2}};
+    of[t->SW - 1][t->KW / 2 - 1](t, diff_dst, diff_weights);
+}

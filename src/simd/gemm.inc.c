@@ -7,9 +7,9 @@
  *   Rows:       a strip is cut into tiles of almost equal height (7 rows are 4 + 3, not 6 + 1): a tile of one row runs at
  *               half speed.
  *   Edges:      a tile always computes full vectors. Where cols ends inside the panel it works on a copy of C.
- *   Prefetch:   the tile's lines of C and `add` before K runs (1x1 layers of 56x56 maps: 5 to 10 %), and, while it runs, MR floats
- *               of A a step, those of the next tile where rows touch, into L2: the hardware follows 14 short streams badly
- *               (144 -> 24 channels from memory: 1.9x; into L1 instead, long rows pushed out what was in use).
+ *   Prefetch:   the tile's lines of C and `add` before K runs (1x1 layers of 56x56 maps: 5 to 10 %), and, while it runs, MR
+ *               floats of A a step, those of the next tile where rows touch, into L2: the hardware follows 14 short streams
+ *               badly (144 -> 24 channels from memory: 1.9x; into L1 instead, long rows pushed out what was in use).
  *   Addresses:  gemm_rows keeps one pointer per three rows ([p], [p + s], [p + 2s]): with one pointer per row, GCC runs
  *               out of integer registers at 12 rows and more.
  */

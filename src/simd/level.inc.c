@@ -67,5 +67,8 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .prelu_rows = prelu_rows,
     .softmax_rows = softmax_rows,
     .log_softmax_rows = log_softmax_rows,
+    .winograd_diff = winograd_diff,
+    .winograd_diff_weights = winograd_diff_weights,
+    .depthwise_diff_row = depthwise_diff_row,
     .fma_loop = fma_loop,
 };

@@ -77,6 +77,45 @@ CNX_INLINE void weight_points_4(const vd *g, vd *u)
     u[5] = g[2];
 }
 
+/* A d, the adjoint of A^T: what m results say about the products of the points */
+CNX_INLINE void diff_points_2(const vf *d, vf *v)
+{
+    v[0] = d[0];
+    v[1] = d[0] + d[1];
+    v[2] = d[0] - d[1];
+    v[3] = d[1];
+}
+
+CNX_INLINE void diff_points_4(const vf *d, vf *v)
+{
+    const vf even_a = d[0] + 0.5f * d[2], odd_a = (float)ROOT_HALF * (d[1] + 0.5f * d[3]);
+    const vf even_b = d[0] + 2.0f * d[2], odd_b = (float)ROOT_2 * (d[1] + 2.0f * d[3]);
+    v[0] = d[0];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = d[3];
+}
+
+/* G^T u, the adjoint of G: three taps from the points */
+CNX_INLINE void tap_points_2(const vf *u, vf *g)
+{
+    const vf even = 0.5f * (u[1] + u[2]);
+    g[0] = u[0] + even;
+    g[1] = 0.5f * (u[1] - u[2]);
+    g[2] = even + u[3];
+}
+
+CNX_INLINE void tap_points_4(const vf *u, vf *g)
+{
+    const vf even_a = (float)(-1 / 1.5) * (u[1] + u[2]), odd_a = (float)(-ROOT_HALF / 1.5) * (u[1] - u[2]);
+    const vf even_b = (float)(1 / 6.0) * (u[3] + u[4]), odd_b = (float)(ROOT_2 / 6.0) * (u[3] - u[4]);
+    g[0] = u[0] + (even_a + even_b);
+    g[1] = odd_a + odd_b;
+    g[2] = (0.5f * even_a + 2.0f * even_b) + u[5];
+}
+
 /* `left` is the number of channels from c on; only with `part` may it be below a vector. */
 #define SOURCE_TILE(M)                                                                                                 \
     CNX_INLINE void source_tile_##M(const float **pixel, int64_t c, int64_t left, int part, float *dst, int64_t step)   \
@@ -105,6 +144,56 @@ CNX_INLINE void weight_points_4(const vd *g, vd *u)
         int64_t c = 0;                                                                                                 \
         for (; c + CNX_VL <= n; c += CNX_VL) source_tile_##M(pixel, c, CNX_VL, 0, dst, dst_step);                       \
         if (c < n) source_tile_##M(pixel, c, n - c, 1, dst, dst_step);                                                 \
+    }
+
+#define DIFF_TILE(M)                                                                                                   \
+    CNX_INLINE void diff_tile_##M(const float **pixel, int64_t c, int64_t left, int part, float *dst, int64_t step)     \
+    {                                                                                                                  \
+        vf columns[M + 2][M];                                                                                          \
+        CNX_UNROLL for (int j = 0; j < M; j++)                                                                         \
+        {                                                                                                              \
+            vf d[M], v[M + 2];                                                                                         \
+            CNX_UNROLL for (int i = 0; i < M; i++)                                                                     \
+            {                                                                                                          \
+                const float *p = pixel[i * M + j] + c;                                                                 \
+                d[i] = part ? load_part(p, left) : load(p);                                                            \
+            }                                                                                                          \
+            diff_points_##M(d, v);                                                                                     \
+            CNX_UNROLL for (int i = 0; i < M + 2; i++) columns[i][j] = v[i];                                           \
+        }                                                                                                              \
+        CNX_UNROLL for (int i = 0; i < M + 2; i++)                                                                     \
+        {                                                                                                              \
+            vf v[M + 2];                                                                                               \
+            diff_points_##M(columns[i], v);                                                                            \
+            CNX_UNROLL for (int j = 0; j < M + 2; j++) store(dst + (i * (M + 2) + j) * step + c, v[j]);                 \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void winograd_diff_##M(const float **pixel, float *dst, int64_t dst_step, int64_t n)                        \
+    {                                                                                                                  \
+        int64_t c = 0;                                                                                                 \
+        for (; c + CNX_VL <= n; c += CNX_VL) diff_tile_##M(pixel, c, CNX_VL, 0, dst, dst_step);                         \
+        if (c < n) diff_tile_##M(pixel, c, n - c, 1, dst, dst_step);                                                   \
+    }
+
+#define TAP_TILES(M)                                                                                                   \
+    static void winograd_diff_weights_##M(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n) \
+    {                                                                                                                  \
+        for (int64_t c = 0; c < n; c += CNX_VL) {                                                                      \
+            vf columns[3][M + 2];                                                                                      \
+            CNX_UNROLL for (int j = 0; j < M + 2; j++)                                                                 \
+            {                                                                                                          \
+                vf u[M + 2], g[3];                                                                                     \
+                CNX_UNROLL for (int i = 0; i < M + 2; i++) u[i] = load(src + (i * (M + 2) + j) * src_step + c);         \
+                tap_points_##M(u, g);                                                                                  \
+                CNX_UNROLL for (int i = 0; i < 3; i++) columns[i][j] = g[i];                                           \
+            }                                                                                                          \
+            CNX_UNROLL for (int i = 0; i < 3; i++)                                                                     \
+            {                                                                                                          \
+                vf g[3];                                                                                               \
+                tap_points_##M(columns[i], g);                                                                         \
+                CNX_UNROLL for (int j = 0; j < 3; j++) store_row(dst + (3 * i + j) * dst_step + c, g[j], n - c);        \
+            }                                                                                                          \
+        }                                                                                                              \
     }
 
 #define RESULT_TILE(M)                                                                                                 \
@@ -172,6 +261,10 @@ CNX_INLINE void weight_points_4(const vd *g, vd *u)
 
 SOURCE_TILE(2)
 SOURCE_TILE(4)
+DIFF_TILE(2)
+DIFF_TILE(4)
+TAP_TILES(2)
+TAP_TILES(4)
 RESULT_TILE(2)
 RESULT_TILE(4)
 WEIGHT_TILES(2)
@@ -199,4 +292,20 @@ static void winograd_weights(int32_t m, const float *src, int64_t src_step, floa
         winograd_weights_4(src, src_step, dst, dst_step, n);
     else
         winograd_weights_2(src, src_step, dst, dst_step, n);
+}
+
+static void winograd_diff(int32_t m, const float **pixel, float *dst, int64_t dst_step, int64_t n)
+{
+    if (m == 4)
+        winograd_diff_4(pixel, dst, dst_step, n);
+    else
+        winograd_diff_2(pixel, dst, dst_step, n);
+}
+
+static void winograd_diff_weights(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t n)
+{
+    if (m == 4)
+        winograd_diff_weights_4(src, src_step, dst, dst_step, n);
+    else
+        winograd_diff_weights_2(src, src_step, dst, dst_step, n);
 }

@@ -18,7 +18,7 @@ from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
 from cnnext.layers import _taps
-from cnnext.layers._winograd import Winograd
+from cnnext.layers._winograd import Winograd, WinogradGradient
 from cnnext.testing import run_graph, run_layer
 from tests.layers.agreement import LEVELS, close, largest
 
@@ -37,15 +37,23 @@ class Free(Winograd):
         return -1.0
 
 
+class FreeGradient(WinogradGradient):
+    """Likewise."""
+
+    def cost(self, b, s):
+        return -1.0
+
+
 @contextmanager
 def chosen(m):
-    """F(m x m, 3 x 3) at whatever cost."""
-    before = _taps.ALGORITHMS
+    """F(m x m, 3 x 3) at whatever cost, for results and gradients."""
+    before = _taps.ALGORITHMS, _taps.GRADIENT_ALGORITHMS
     _taps.ALGORITHMS = (_taps.Direct(), Free(m))
+    _taps.GRADIENT_ALGORITHMS = (_taps.DirectGradient(), FreeGradient(m))
     try:
         yield
     finally:
-        _taps.ALGORITHMS = before
+        _taps.ALGORITHMS, _taps.GRADIENT_ALGORITHMS = before
 
 
 def kernels_of(plan):
@@ -87,12 +95,17 @@ def test_forward_and_backward(m, level, batch, size, channels, filters, padding,
     expected = reference.conv2d(src.astype(np.float64), weights, bias, padding=padding)
     diff_dst = drawn(rng, *expected.shape)
     diff_src = reference.conv2d_backward_data(diff_dst.astype(np.float64), weights, src.shape, padding=padding)
+    diff_weights = reference.conv2d_backward_weights(src.astype(np.float64), diff_dst.astype(np.float64), weights.shape,
+                                                     padding=padding)
     with chosen(m):
         one, many = (run_layer(layer, [src], [diff_dst], level=level, n_threads=n) for n in (1, threads))
     close(one.outputs[0], expected, tolerance(m, channels), max(1.0, largest(expected)))
     close(one.diff_inputs[0], diff_src, tolerance(m, filters), max(1.0, largest(diff_src)))
+    pixels = expected.size / filters
+    close(one.diff_weights["weights"], diff_weights, tolerance(m, 64), max(pixels**0.5, largest(diff_weights)))
     np.testing.assert_array_equal(one.outputs[0], many.outputs[0])
     np.testing.assert_array_equal(one.diff_inputs[0], many.diff_inputs[0])
+    np.testing.assert_array_equal(one.diff_weights["weights"], many.diff_weights["weights"])
 
 
 @M

@@ -16,9 +16,10 @@ import onnx
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 import cnnext as cx
-from cnnext.onnx.files import OnnxLimits
+from cnnext.onnx.files import _TYPES_ONLY, _TYPES_ONLY_SINCE, TARGET_VERSION, OnnxLimits, _means_the_same, read
 from cnnext.onnx.importer import load
-from cnnext.onnx.wire import check_cost
+from cnnext.onnx.wire import check_cost, without_weights
+from cnnext.stored import StoredFile
 from tests.onnx.small_models import MODELS
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -656,3 +657,142 @@ def test_absurd_shapes_of_external_tensors(folder: Path):
     external_refused(path)
     with pytest.raises(cx.ModelFileError, match="beyond the limit"):
         load(external(folder), external_data=True, limits=OnnxLimits(max_external_bytes=100))
+
+
+# Limits that a caller lifts
+
+
+def chain(length: int) -> ModelProto:
+    nodes = [node("Relu", [f"v{i}" if i else "x"], [f"v{i + 1}" if i + 1 < length else "y"]) for i in range(length)]
+    return model_of(nodes)
+
+
+@pytest.mark.parametrize("limit, enough", [("max_nodes", 300), ("max_bytes", 1 << 20), ("max_tensors", 1), ("max_rank", 4)])
+def test_limits_reach_the_reader_from_load_and_sessions(limit: str, enough: int):
+    model = chain(300)
+    model.graph.initializer.append(tensor("w", np.ones((1, 1, 1, 2), np.float32)))
+    data = model.SerializeToString()
+    for make in (cx.load, cx.InferenceSession):
+        make(data, limits=cx.onnx.OnnxLimits(**{limit: enough}))
+        with pytest.raises(cx.ModelFileError):
+            make(data, limits=cx.onnx.OnnxLimits(**{limit: min(enough - 1, 100)}))
+        with pytest.raises(TypeError, match=r"`limits` must be cnnext\.onnx\.OnnxLimits for such a file"):
+            make(data, limits=cx.modelfile.Limits())
+
+
+def test_what_small_parts_may_take_can_be_lifted():
+    data = chain(8000).SerializeToString()
+    tight = OnnxLimits(max_memory=4 << 20)
+    with pytest.raises(cx.ModelFileError, match=r"too many small parts \(limits\.max_memory\)"):
+        cx.onnx.importer.describe(data, limits=tight)
+    assert cx.onnx.importer.describe(data, limits=OnnxLimits(max_memory=64 << 20)).operators == {"Relu": 8000}
+
+
+# Weights are left in the file
+
+
+def weighted(array: np.ndarray) -> ModelProto:
+    """y = x + w, with other tensors before and after w."""
+    small = np.ones((1, 1, 1, 1), np.float32)
+    return model_of([node("Add", ["x", "w"], ["y"], "place")], [tensor("a", small), tensor("w", array), tensor("b", small)],
+                    inputs=[info("x", FLOAT, list(array.shape))], outputs=[info("y", FLOAT, list(array.shape))])
+
+
+HEAVY = np.random.default_rng(0).standard_normal((1, 2, 100, 100)).astype(np.float32)
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_a_model_without_its_weights(tmp_path: Path, in_bytes: bool):
+    data = weighted(HEAVY).SerializeToString()
+    (tmp_path / "m").write_bytes(data)
+    file = StoredFile(data if in_bytes else os.open(tmp_path / "m", os.O_RDONLY), "m")
+    light, places = without_weights(onnx, file)
+    [(index, (offset, n_bytes))] = places.items()
+    assert index == 1 and data[offset : offset + n_bytes] == HEAVY.tobytes()
+    assert len(light) < len(data) - n_bytes
+    parsed, whole = ModelProto.FromString(light), ModelProto.FromString(data)
+    assert not parsed.graph.initializer[1].HasField("raw_data")
+    parsed.graph.initializer[1].raw_data = HEAVY.tobytes()
+    assert parsed == whole
+
+
+@pytest.mark.parametrize("stay", [False, True])
+def test_weights_are_the_same_wherever_they_are(stay: bool):
+    net = load(weighted(HEAVY).SerializeToString(), stay=stay)
+    assert [p.stored is not None for p in net.parameters] == [stay]
+    np.testing.assert_array_equal(net.get_weights()[0], HEAVY)
+    net.parameters[0].assign(np.zeros_like(HEAVY))
+    np.testing.assert_array_equal(net.get_weights()[0], 0 * HEAVY)
+
+
+def test_what_cannot_be_cut_is_parsed_as_it_is():
+    model = weighted(HEAVY)
+    twice = model.SerializeToString() + field(7, field(5, tensor("c", HEAVY).SerializeToString()))   # protobuf merges them
+    assert without_weights(onnx, StoredFile(twice, "m")) == (twice, {})
+    w = tensor("w", HEAVY).SerializeToString()
+    again = field(7, field(5, w + field(9, bytes(len(HEAVY.tobytes())))))   # protobuf takes the last of two
+    assert without_weights(onnx, StoredFile(again, "m")) == (again, {})
+
+
+def with_heavy(change: Callable[[TensorProto], None]) -> ModelProto:
+    model = weighted(HEAVY)
+    change(model.graph.initializer[1])
+    return model
+
+
+@pytest.mark.parametrize("change, part", [
+    (lambda t: t.dims.append(2), "fit its 80000 bytes"), (lambda t: t.dims.__setitem__(0, -1), "`dims`"),
+    (lambda t: t.dims.extend([1] * 40), "`dims` must be at most 32 extents"), (lambda t: t.float_data.append(1), "twice"),
+    (lambda t: setattr(t, "data_type", TensorProto.DOUBLE), "fit its 80000 bytes"),
+    (lambda t: setattr(t, "data_location", TensorProto.EXTERNAL), "another file"),
+    (lambda t: t.segment.SetInParent(), "segments"), (lambda t: setattr(t, "name", ""), "no name"),
+    (lambda t: setattr(t, "name", "a"), "two initializers"),
+])
+def test_weights_in_the_file_are_checked_as_others_are(change: Callable[[TensorProto], None], part: str):
+    refused(with_heavy(change), part)
+
+
+def test_heavy_weights_of_other_types():
+    half = weighted(HEAVY.astype(np.float16))
+    half.graph.input[0].type.tensor_type.elem_type = half.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    feed = {"x": np.ones(HEAVY.shape, np.float16)}
+    (y,) = cx.InferenceSession(half.SerializeToString()).run(None, feed)
+    np.testing.assert_array_equal(y, HEAVY.astype(np.float16) + feed["x"])
+    packed = helper.make_tensor("w", TensorProto.INT4, [4000], np.tile([1, -2], 2000))
+    model = model_of([node("Cast", ["w"], ["y"], "place", to=FLOAT)], [packed], inputs=[],
+                     outputs=[info("y", FLOAT, [4000])])
+    (y,) = cx.InferenceSession(model.SerializeToString()).run(None, {})
+    np.testing.assert_array_equal(y, np.tile(np.float32([1, -2]), 2000))
+
+
+# Operators whose meaning did not change need no conversion
+
+
+OLD = {
+    "Flatten": [node("Flatten", ["x"], ["y"], axis=2)], "Identity": [node("Identity", ["x"], ["y"])],
+    "Reshape": [node("Reshape", ["x", "s"], ["y"])], "Shape": [node("Shape", ["x"], ["y"])],
+    "Squeeze": [node("Squeeze", ["x", "a"], ["y"])], "Transpose": [node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])],
+    "Unsqueeze": [node("Unsqueeze", ["x", "a"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("opset", range(_TYPES_ONLY_SINCE, TARGET_VERSION))
+@pytest.mark.parametrize("op_type", sorted(_TYPES_ONLY))
+def test_the_converter_too_changes_nothing_but_the_version(op_type: str, opset: int):
+    outputs = [helper.make_tensor_value_info("y", INT64 if op_type == "Shape" else FLOAT, None)]
+    operands = [tensor("s", np.array([2, -1])), tensor("a", np.array([0]))]
+    used = [t for t in operands if t.name in OLD[op_type][0].input]
+    model = model_of(OLD[op_type], used, opset, inputs=[info("x", FLOAT, [1, 2, 8, 8])], outputs=outputs)
+    converted = onnx.version_converter.convert_version(model, TARGET_VERSION)
+    assert list(converted.graph.node) == list(model.graph.node)
+
+
+def test_models_of_an_old_version_are_converted_where_an_operator_changed(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr(onnx.version_converter, "convert_version", lambda model, _: called.append(1) or model)
+    for op_type, nodes in (("Relu", 0), ("Flatten", 0), ("DequantizeLinear", 1), ("Unknown", 1)):
+        model = model_of([node(op_type, ["x"], ["y"])], opset=14)
+        assert _means_the_same(onnx, model) == (not nodes)
+    assert not _means_the_same(onnx, model_of([node("Relu", ["x"], ["y"])], opset=12))
+    assert read(model_of([node("Relu", ["x"], ["y"])], opset=14)).model.opset_import[0].version == 21
+    assert not called

@@ -194,7 +194,7 @@ def _with_other_weights(graph: Graph, weights: dict[Parameter, Value], rng: np.r
         if p is None:
             return value
         if p not in weights:
-            noise = rng.random(p.data.shape, np.float32)
+            noise = rng.random(p.shape, np.float32)
             weights[p] = constant(np.where(p.data == 0, 0.1 * noise, p.data * (0.9 + 0.2 * noise)), value.name)
         return weights[p]
 

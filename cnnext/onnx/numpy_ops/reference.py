@@ -9,8 +9,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpFunction
 from onnx.shape_inference import infer_node_outputs
 
 from cnnext.errors import message
@@ -57,6 +55,9 @@ def _presence(inputs: Sequence[object]) -> tuple[bool, ...]:
 
 def evaluator(op: Operator, present: tuple[bool, ...]) -> Any:
     """Give the callable of the reference implementation; raises what that raises where there is none."""
+    from onnx.reference import ReferenceEvaluator  # an import of fifty modules, for operators that few models have
+    from onnx.reference.op_run import OpFunction
+
     cached = _runs.setdefault(op, {})
     if present not in cached:
         made = node(op, present)
