@@ -1,6 +1,6 @@
 """Kernels beside what the core can do: convolutions, depthwise ones, and passes over memory.
 
-GFLOP/s of the direct convolution on every layer of ResNet-50 and some of VGG-16, and of the depthwise one on those of the
+GFLOP/s of exact convolutions on every layer of ResNet-50 and some of others, and of the depthwise one on those of the
 mobile networks, beside the peak of the core; GB/s of all layers and of passes, read and written, beside those of a copy. The
 peak is measured in turn with each layer, so that both see the same machine (``cnnext.machine``); each row is the best of its
 repetitions, one image, the kernel alone: no bias, weights already packed. ``CNNEXT_ISA=avx2`` measures that level.
@@ -21,6 +21,7 @@ from cnnext.machine import FMA_TURNS, copy_bandwidth
 
 # name, rows = columns, channels in, channels out, kernel, stride; of ResNet-50 each that there is
 SHAPES = [
+    ("lenet5 conv1", 28, 1, 6, 5, 1),
     ("resnet50 conv1", 224, 3, 64, 7, 2),
     ("resnet50 res2 1x1", 56, 64, 64, 1, 1),
     ("resnet50 res2 3x3", 56, 64, 64, 3, 1),
@@ -47,6 +48,7 @@ SHAPES = [
     ("vgg16 conv1_1", 224, 3, 64, 3, 1),
     ("vgg16 conv2_2", 112, 128, 128, 3, 1),
     ("vgg16 conv4_2", 28, 512, 512, 3, 1),
+    ("to an image", 112, 64, 3, 3, 1),
 ]
 LARGE_MAP = 28      # rows and columns of a result from which on a layer of ResNet-50 counts in the summary
 # name, rows = columns, channels, kernel, stride, activation

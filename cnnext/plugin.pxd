@@ -173,6 +173,24 @@ cdef extern from "cnnext_plugin.h" nogil:
         float low
         float high
 
+    ctypedef struct cnx_pixels:
+        int64_t rows
+        int64_t cols
+        int64_t filters
+        int64_t depth
+        const int64_t *offset
+        const float *src
+        int64_t src_row
+        const float *weights
+        int64_t weights_row
+        const float *bias
+        float *dst
+        int64_t dst_row
+        int64_t dst_pixel
+        float low
+        float high
+        int64_t pool
+
     ctypedef struct cnx_simd:
         uint32_t abi
         uint32_t size
@@ -234,6 +252,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*winograd_diff_weights)(int32_t m, const float *src, int64_t src_step, float *dst, int64_t dst_step,
                                       int64_t n) noexcept nogil
         void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights) noexcept nogil
+        void (*pixel_rows)(const cnx_pixels *g) noexcept nogil
         int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
 
     ctypedef struct cnx_worker:

@@ -106,6 +106,11 @@ class InferenceSession:
     def _arrays(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The feed in the order of the inputs, whose names it must have."""
         names = self._names
+        if len(feed) == len(names):
+            try:
+                return [feed[name] for name in names]
+            except KeyError:
+                pass    # the loops below say which
         for name in feed:
             if name not in names:
                 raise ValueError("session: " + unknown("input", name, names))

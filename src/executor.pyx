@@ -175,6 +175,8 @@ cdef class Program:
     cdef cnx_tensor *tensors
     cdef int64_t *tensor_offset
     cdef int32_t *tensor_slot
+    cdef int32_t *slot_first        # tensors of a slot: slot_tensors[slot_first[slot]] to [slot_first[slot + 1]]
+    cdef int32_t *slot_tensors
     cdef int64_t n_steps, n_tensors
     cdef list steps, buffers, segments, calls
     cdef object make_array
@@ -185,6 +187,8 @@ cdef class Program:
         self.tensors = NULL
         self.tensor_offset = NULL
         self.tensor_slot = NULL
+        self.slot_first = NULL
+        self.slot_tensors = NULL
 
     def __init__(self, list steps, int n_slots, str level, int64_t scratch_bytes, make_array):
         self.steps = steps
@@ -197,8 +201,11 @@ cdef class Program:
         self.tensors = <cnx_tensor *>calloc(max(self.n_tensors, 1), sizeof(cnx_tensor))
         self.tensor_offset = <int64_t *>calloc(max(self.n_tensors, 1), sizeof(int64_t))
         self.tensor_slot = <int32_t *>calloc(max(self.n_tensors, 1), sizeof(int32_t))
+        self.slot_first = <int32_t *>calloc(n_slots + 1, sizeof(int32_t))
+        self.slot_tensors = <int32_t *>calloc(max(self.n_tensors, 1), sizeof(int32_t))
         if (self.program.steps == NULL or self.program.counters == NULL or self.tensors == NULL
-                or self.tensor_offset == NULL or self.tensor_slot == NULL):
+                or self.tensor_offset == NULL or self.tensor_slot == NULL or self.slot_first == NULL
+                or self.slot_tensors == NULL):
             raise MemoryError("no memory for the plan's steps")
         encoded = level.encode()
         self.program.simd = cnx_simd_select(encoded)
@@ -207,6 +214,7 @@ cdef class Program:
         self.program.scratch_bytes = (scratch_bytes + 63) // 64 * 64 + SCRATCH_SLACK
         self.scratch_workers = 0
         self._fill_steps()
+        self._sort_tensors(n_slots)
 
     def __dealloc__(self):
         free(self.program.steps)
@@ -216,6 +224,8 @@ cdef class Program:
         free(self.tensors)
         free(self.tensor_offset)
         free(self.tensor_slot)
+        free(self.slot_first)
+        free(self.slot_tensors)
 
     cdef _fill_steps(self):
         cdef int64_t s, first_tensor = 0, segment_start = 0
@@ -243,6 +253,17 @@ cdef class Program:
                 segment_start = s + 1
         self.segments.append((segment_start, self.n_steps, -1))
 
+    cdef _sort_tensors(self, int n_slots):
+        # by their slots, so that binding a buffer touches its own tensors alone
+        cdef int32_t slot, n = 0
+        cdef int64_t i
+        for slot in range(n_slots):
+            for i in range(self.n_tensors):
+                if self.tensor_slot[i] == slot:
+                    self.slot_tensors[n] = <int32_t>i
+                    n += 1
+            self.slot_first[slot + 1] = n
+
     cdef cnx_kernel_fn _entry(self, name, kernel) except NULL:
         cdef const cnx_kernel *entry = <const cnx_kernel *>PyCapsule_GetPointer(kernel, CNX_KERNEL_CAPSULE)
         if entry.abi != CNX_ABI or entry.size < sizeof(cnx_kernel):
@@ -262,20 +283,16 @@ cdef class Program:
         self.tensor_slot[index] = slot
         self.tensor_offset[index] = offset_bytes
 
-    def bind(self, int slot, buffer, bint writable=False):
+    cpdef bind(self, int slot, buffer, bint writable=False):
         """Let the tensors of a slot lie in ``buffer`` (C contiguous), which stays referenced until the next bind."""
         cdef Py_buffer view
-        cdef int64_t i
+        cdef int32_t i, tensor
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-        for i in range(self.n_tensors):
-            if self.tensor_slot[i] == slot:
-                self.tensors[i].data = <char *>view.buf + self.tensor_offset[i]
+        for i in range(self.slot_first[slot], self.slot_first[slot + 1]):
+            tensor = self.slot_tensors[i]
+            self.tensors[tensor].data = <char *>view.buf + self.tensor_offset[tensor]
         PyBuffer_Release(&view)
         self.buffers[slot] = buffer
-
-    def unbind(self, int slot):
-        """Drop the reference to the buffer of a slot."""
-        self.buffers[slot] = None
 
     def profile(self, bint on=True):
         """Measure the seconds of each step in the runs that follow; read them with ``seconds()``."""
@@ -317,7 +334,28 @@ cdef class Program:
                     return True
         return False
 
-    def run(self, int n_threads=1):
+    def run_with(self, list sources, inputs, list targets, outputs, int n_threads):
+        """``run`` with arrays bound to the slots ``sources`` and ``targets``, which are let go of afterwards.
+
+        ``inputs`` and ``outputs`` have an array (C contiguous, ``outputs`` writable) for each.
+        """
+        cdef Py_ssize_t i, n_sources = len(sources), n_targets = len(targets)
+        if len(inputs) != n_sources or len(outputs) != n_targets:
+            raise ValueError(f"a program of {n_sources} inputs and {n_targets} outputs got {len(inputs)} and "
+                             f"{len(outputs)} arrays")
+        try:
+            for i in range(n_sources):
+                self.bind(sources[i], inputs[i])
+            for i in range(n_targets):
+                self.bind(targets[i], outputs[i], True)
+            self.run(n_threads)
+        finally:
+            for i in range(n_sources):
+                self.buffers[<Py_ssize_t>sources[i]] = None
+            for i in range(n_targets):
+                self.buffers[<Py_ssize_t>targets[i]] = None
+
+    cpdef run(self, int n_threads=1):
         """Run all steps. Raises ``KernelError`` with the name of the step that failed."""
         cdef int64_t first, last
         if cnx_single_thread_only or n_threads < 1:
@@ -349,6 +387,22 @@ cdef class Program:
         name = self.steps[self.program.failed_step][0]
         reason = CODES.get(self.program.failed_code, f"the kernel returned error code {self.program.failed_code}")
         raise KernelError(f"{name}: {reason}.")
+
+
+def alike(arrays, list likes, kind):
+    """Whether each of ``arrays`` is a C-contiguous ``kind`` (not a subclass) of its ``(shape, dtype)`` in ``likes``.
+
+    Data types are compared by identity: True is certain, False only means that somebody has to look.
+    """
+    cdef Py_ssize_t i, n = len(likes)
+    if len(arrays) != n:
+        return False
+    for i in range(n):
+        array = arrays[i]
+        shape, dtype = likes[i]
+        if type(array) is not kind or array.dtype is not dtype or array.shape != shape or not array.flags.c_contiguous:
+            return False
+    return True
 
 
 def levels():

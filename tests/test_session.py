@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from importlib.util import find_spec
 
@@ -134,6 +135,40 @@ def test_bad_feeds(session, feed, names, error, words):
     with pytest.raises(error) as caught:
         session.run(names, feed)
     assert words in str(caught.value)
+
+
+class Labelled(np.ndarray):
+    """An array that is more than one."""
+
+
+def test_what_is_not_like_the_last_run_is_checked(session):
+    """A run like the one before skips the checks; anything else meets them."""
+    x = images(2, 7, 9, 3)
+    expected = session.run(None, {"image": x})[0]
+    spread = np.repeat(x, 2, axis=3)[..., ::2]
+    for alike in (spread, x.view(Labelled), np.asfortranarray(x), x.view(np.dtype(np.float32).newbyteorder("="))):
+        np.testing.assert_array_equal(session.run(None, {"image": alike})[0], expected)
+    np.testing.assert_array_equal(session.run(None, {"image": x[:1]})[0], session.run(None, {"image": x[:1].copy()})[0])
+    session.run(None, {"image": x})
+    for wrong in (x.astype(np.float64), x.tolist()):
+        with pytest.raises(TypeError):
+            session.run(None, {"image": wrong})
+    for wrong in (x[0], x[:0]):
+        with pytest.raises(ValueError, match="shape"):
+            session.run(None, {"image": wrong})
+    for feed in ({}, {"imag": x}, {"image": x, "other": x}):
+        with pytest.raises(ValueError, match="session"):
+            session.run(None, feed)
+    np.testing.assert_array_equal(session.run(None, {"image": x})[0], expected)
+
+
+def test_a_run_keeps_no_array(session):
+    x = images(2, 7, 9, 3)
+    session.run(None, {"image": x})
+    before = sys.getrefcount(x)
+    (y,) = session.run(None, {"image": x})
+    assert sys.getrefcount(x) == before
+    assert sys.getrefcount(y) == 2
 
 
 def test_outputs_of_one_name_are_refused():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnext._native import executor
 from cnnext.collector import paused_collector
 from cnnext.errors import message
 from cnnext.graph.graph import Graph, Shape, Value
@@ -91,8 +92,8 @@ class Runner:
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
         latest = self._latest
-        if latest is not None and outputs is None and latest.choice == (self.exact, self.tune) and all(
-                map(_is_like, inputs, latest.likes)):
+        if (latest is not None and outputs is None and latest.choice == (self.exact, self.tune)
+                and executor.alike(inputs, latest.likes, np.ndarray)):
             return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
         if self.graph.shares_batch and len({x.shape[0] for x in arrays}) > 1:
@@ -134,10 +135,6 @@ class _Latest:
     likes: list[tuple[Shape, np.dtype]]
     plan: Plan
     choice: tuple[bool, bool]       # exact, tune
-
-
-def _is_like(array: np.ndarray, like: tuple[Shape, np.dtype]) -> bool:
-    return type(array) is np.ndarray and array.shape == like[0] and array.dtype == like[1] and array.flags.c_contiguous
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:

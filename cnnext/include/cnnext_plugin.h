@@ -216,6 +216,26 @@ typedef struct cnx_winograd {
     float low, high;
 } cnx_winograd;
 
+/* `rows` x `cols` pixels of a sum of `depth` terms for each of `filters` filters, with everything that follows it:
+ *   dst(r, i, f) = min(max(bias[f] + sum_k src[r * src_row + i + offset[k]] * weights[k * weights_row + f], low), high)
+ * with dst(r, i, f) = dst[r * dst_row + i * dst_pixel + f]. bias may be NULL. Pixels of the source are neighbours, so a term is a
+ * plane of one channel; they are read in whole vectors, beyond `cols` too. With pool = 2, each of the rows x cols pixels is the
+ * largest of 2 x 2 such sums: those of rows 2 r and 2 r + 1, pixels 2 i and 2 i + 1. Otherwise pool = 1. */
+typedef struct cnx_pixels {
+    int64_t rows, cols, filters;
+    int64_t depth;
+    const int64_t *offset;
+    const float *src;
+    int64_t src_row;
+    const float *weights;
+    int64_t weights_row;
+    const float *bias;
+    float *dst;
+    int64_t dst_row, dst_pixel;
+    float low, high;
+    int64_t pool;
+} cnx_pixels;
+
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and
  * results may be the same row (x == y), never overlap otherwise. */
 typedef struct cnx_simd {
@@ -302,6 +322,7 @@ typedef struct cnx_simd {
      * with t as depthwise_row has it; weight_row, weight_col are the steps of diff_weights, dst_col that of diff_dst; weights,
      * bias, dst, low, high and post_op are not read. */
     void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights);
+    void (*pixel_rows)(const cnx_pixels *g);
     /* For benchmarks: multiply-adds in registers alone; returns how many operations, and a vector of results in dst. */
     int64_t (*fma_loop)(int64_t turns, float *dst);
 } cnx_simd;

@@ -16,6 +16,8 @@ Pair = tuple[int, int]
 Tap = tuple[int, int, int, int]  # dh, dw, kh, kw
 
 TILES_WANTED = 16           # so that a worker that is preempted delays the step by at most 1/16
+TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
+MIN_TILE_MACS = 50_000
 
 # Costs are cycles of one core, which starts two vectors of multiply-adds in each. A register tile reaches this share of it.
 TILE_EFFICIENCY = 0.9
@@ -31,7 +33,8 @@ CLEARLY_LESS, CLEARLY_FASTER, NOT_WORTH_A_TRIAL = 0.87, 0.97, 4.0
 class TapSum:
     """``dst[oh, ow] = epilogue(bias + sum over taps of src[oh * SH + dh, ow * SW + dw] * weights[kh, kw])``.
 
-    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC).
+    Views of rank 4; weights (KH, KW, IC//G, OC), with ``backward`` (KH, KW, OC, IC). With ``pool`` = 2, ``dst`` is the
+    largest of each 2 x 2 pixels of that.
     """
 
     src: View
@@ -44,6 +47,7 @@ class TapSum:
     backward: bool
     epilogue: Epilogue
     add: View | None
+    pool: int = 1
 
     @property
     def channels(self) -> int:
@@ -58,7 +62,7 @@ class TapSum:
     @property
     def macs(self) -> int:
         """Products that the definition has."""
-        return self.dst.size * len(self.taps) * self.channels
+        return self.dst.size * self.pool**2 * len(self.taps) * self.channels
 
     def epilogue_params(self) -> dict[str, float]:
         """The fields of kernel parameters that all share."""
@@ -131,8 +135,8 @@ def no_window_of_3x3(taps: Sequence[Tap], strides: Pair, groups: int) -> str:
     return ""
 
 
-def lower_cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> None:
-    """Lower by the algorithm that costs least; by the first, which computes all, unless it costs clearly more.
+def cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> tuple[Algorithm[Sum], str]:
+    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; why no other.
 
     With a tuner, costs of sums of taps are measured seconds.
     """
@@ -150,7 +154,13 @@ def lower_cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]])
     others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
     for reason in dict.fromkeys(filter(None, refusals.values())):
         others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
-    chosen.lower(b, s, f"; {tuned}{', '.join(others)}" if others else "")
+    return chosen, f"; {tuned}{', '.join(others)}" if others else ""
+
+
+def lower_cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> None:
+    """Lower by the cheapest algorithm."""
+    chosen, why = cheapest(b, s, algorithms)
+    chosen.lower(b, s, why)
 
 
 def product_cycles(b: PlanBuilder, rows: int, depth: int, width: int) -> float:
@@ -206,3 +216,11 @@ def lower_sum_shards(b: PlanBuilder, partial: View, dst: View) -> None:
     chunk = 16384
     b.step("sum_shards", [flat], [dst], dict(count=count, shards=shards, chunk=chunk), tiles=ceil(count / chunk),
            why=f"{shards} shards in fixed order")
+
+
+def tile_pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
+    """Rows and columns of a tile of about ``wanted`` pixels; a strip of one row is cut at full register tiles."""
+    _, oh, ow, _ = shape
+    if oh == 1:
+        return 1, min(ow, max(tile_rows, wanted // tile_rows * tile_rows))
+    return max(1, min(oh, wanted // max(ow, 1))), ow

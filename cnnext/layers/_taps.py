@@ -16,28 +16,32 @@ from cnnext.graph.graph import Epilogue
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._algorithms import (
+    MIN_TILE_MACS,
+    TILE_MACS,
     TILES_WANTED,
     Algorithm,
     Pair,
     Tap,
     TapGradient,
     TapSum,
+    cheapest,
     lower_cheapest,
     lower_sharded_gradient,
     pack_weights,
     panel_vectors,
     product_cycles,
     streaming_cycles,
+    tile_pixels,
 )
+from cnnext.layers._pixels import Pixels
 from cnnext.layers._rows import row_step
 from cnnext.layers._winograd import Winograd, WinogradGradient
 
-TILE_MACS = 1_000_000       # what a tile should do, so that taking it (some 20 ns) and its ragged edges cost nothing
-MIN_TILE_MACS = 50_000
 PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, next to source rows and results
 # A larger panel does not stay in L2 (1 to 2 MB): every tile streams it from L3 or memory, at 4 to 8 bytes a cycle, while a
 # core does 32 to 64 FMAs in one; so many pixels share a weight that is read. CREPE's 64x1 on 1024 channels: 2.3x faster.
 LARGEST_PANEL_BYTES, STREAMING_PIXELS = 1 << 20, 48
+EDGE_CYCLES = 3.0           # a pixel of a panel wider than the result, which goes through a copy
 WINDOW_BYTES = 384 << 10    # copied source window of a tile: L2 again
 PIXELS_PER_BLOCK = 256      # K of one backward-weights block: loading and storing the sums stays below 2 %
 
@@ -97,6 +101,19 @@ def lower_convolution(b: PlanBuilder, src: View, weights: View, bias: View | Non
         (src, weights, dst), window = _turned(src, weights, dst), window.turned()
         add = _exchanged(add, 1) if add is not None else None
     _lower_taps(b, src, weights, bias, dst, window.taps(), window.strides, window.groups, False, epilogue, add)
+
+
+def lower_pooled(b: PlanBuilder, src: View, weights: View, bias: View | None, dst: View, whole: View, window: Window2D,
+                 epilogue: Epilogue) -> bool:
+    """dst = the largest of each 2 x 2 pixels of epilogue(src * weights + bias), in one step; False where two are cheaper.
+
+    ``whole`` is where the result of the convolution would lie.
+    """
+    both = TapSum(src, weights, bias, whole, window.taps(), window.strides, window.groups, False, epilogue, None)
+    chosen, why = cheapest(b, both, ALGORITHMS)
+    if isinstance(chosen, Pixels):
+        chosen.lower(b, replace(both, dst=dst, pool=2), why)
+    return isinstance(chosen, Pixels)
 
 
 def lower_backward_data(b: PlanBuilder, diff_dst: View, weights: View, bias: View | None, diff_src: View,
@@ -222,7 +239,8 @@ class Direct:
         nv = panel_vectors(b, s.filters)
         depth, width = len(s.taps) * s.channels, ceil(s.filters / (nv * b.vl)) * nv * b.vl
         pixels = s.dst.shape[0] * s.dst.shape[1] * s.dst.shape[2]
-        return max(s.groups * product_cycles(b, pixels, depth, width),
+        ragged = EDGE_CYCLES * pixels if s.filters % (nv * b.vl) else 0.0
+        return max(s.groups * (product_cycles(b, pixels, depth, width) + ragged),
                    streaming_cycles(4 * s.groups * depth * width, ceil(pixels / STREAMING_PIXELS)))
 
     def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
@@ -248,7 +266,7 @@ class Direct:
                macs=s.macs, why=tile.why(nv, b.tile_rows[nv - 1]) + why)
 
 
-ALGORITHMS: tuple[Algorithm[TapSum], ...] = (Direct(), Winograd(4), Winograd(2))
+ALGORITHMS: tuple[Algorithm[TapSum], ...] = (Direct(), Pixels(), Winograd(4), Winograd(2))
 
 
 def _flatten_pixels(src: View, dst: View, add: View | None) -> tuple[View, View, View | None]:
@@ -341,7 +359,7 @@ class _Tile:
         if panel_bytes > LARGEST_PANEL_BYTES:
             macs = max(macs, STREAMING_PIXELS * depth * width)
         per_pixel = depth * panel_block * width
-        rows, cols = _pixels(dst.shape, macs // per_pixel, b.tile_rows[nv - 1])
+        rows, cols = tile_pixels(dst.shape, macs // per_pixel, b.tile_rows[nv - 1])
         if window.copy:
             while rows > 1 and window.extent(rows, cols, strides)[0] * window.extent(rows, cols, strides)[2] * 4 > (
                     WINDOW_BYTES):
@@ -359,14 +377,6 @@ class _Tile:
         source = "window copied with its border" if self.copy else "read in place"
         return (f"direct: tile {tile_rows}x{nv} vectors, K in {len(self.segments)} segments of {self.seg_len}, source "
                 f"{source}, {self.rows}x{self.cols} pixels a tile")
-
-
-def _pixels(shape: Sequence[int], wanted: int, tile_rows: int) -> Pair:
-    """Rows and columns of a tile of about ``wanted`` pixels; a strip of one row is cut at full register tiles."""
-    _, oh, ow, _ = shape
-    if oh == 1:
-        return 1, min(ow, max(tile_rows, wanted // tile_rows * tile_rows))
-    return max(1, min(oh, wanted // max(ow, 1))), ow
 
 
 def lower_backward_weights(b: PlanBuilder, src: View, diff_dst: View, diff_weights: View, window: Window2D) -> None:

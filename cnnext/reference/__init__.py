@@ -112,6 +112,7 @@ from cnnext.reference.resample import (
 )
 from cnnext.reference.winograd import (
     winograd_conv2d,
+    winograd_conv2d_backward_weights,
     winograd_matrices,
     winograd_result,
     winograd_source,
@@ -214,6 +215,7 @@ __all__ = [
     "upsample2d",
     "upsample2d_backward",
     "winograd_conv2d",
+    "winograd_conv2d_backward_weights",
     "winograd_matrices",
     "winograd_result",
     "winograd_source",

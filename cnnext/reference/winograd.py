@@ -88,3 +88,31 @@ def winograd_conv2d(src: Array, weights: Array, bias: Array | None = None, *, pa
             dst[:, i : i + m, j : j + m] = winograd_result(products, m)
     dst = dst[:, :oh, :ow]
     return dst if bias is None else dst + bias
+
+
+def winograd_conv2d_backward_weights(src: Array, diff_dst: Array, *, padding: Padding = NO_PADDING, m: int = 4) -> Array:
+    """The gradient of `winograd_conv2d` with respect to its weights: G^T (sum over tiles of V x (A dY A^T)) G.
+
+    Parameters
+    ----------
+    src : (N, IH, IW, IC)
+    diff_dst : (N, OH, OW, OC)
+    padding : ((top, bottom), (left, right))
+    m : 2 or 4
+
+    Returns
+    -------
+    (3, 3, IC, OC)
+    """
+    _, g, a_t = winograd_matrices(m)
+    oh, ow = diff_dst.shape[1:3]
+    beyond = [(0, -size % m) for size in (oh, ow)]
+    padded = np.pad(np.pad(src, ((0, 0), *padding, (0, 0))), ((0, 0), *beyond, (0, 0)))
+    diff = np.pad(diff_dst, ((0, 0), *beyond, (0, 0)))
+    sums = np.zeros((m + 2, m + 2, src.shape[3], diff_dst.shape[3]), src.dtype)
+    for i in range(0, oh, m):
+        for j in range(0, ow, m):
+            points = winograd_source(padded[:, i : i + m + 2, j : j + m + 2], m)
+            products = np.einsum("ip,nijc,jq->npqc", a_t, diff[:, i : i + m, j : j + m], a_t)
+            sums += np.einsum("npqk,npqc->pqkc", points, products)
+    return np.einsum("pi,pqkc,qj->ijkc", g, sums, g)

@@ -13,9 +13,10 @@ Design
     Few tiles and many channels (maps of 14 x 14, 7 x 7): groups alone would not keep the workers busy, and each would stream
     all weights. Then conv_winograd_src makes V once, in the arena, and a tile of work is a group and one panel.
     Borders: pixels outside the image are pointers to a row of zeros; of ragged tiles only the part inside is written.
-    Backward-weights is the adjoint: dU[p] = sum over tiles of V[p]^T (A dY A^T)[p], then G^T dU G. A tile of work is a block of
-    input channels and a panel of output channels for a shard of the groups: its dU stays in L2, in scratch, over all its groups,
-    and only the nine taps leave it. The shards, fixed by the shapes, are added in their order, as the direct kernel's.
+    Backward-weights is the adjoint: dU[p] = sum over tiles of V[p]^T (A dY A^T)[p], then G^T dU G. A tile of work is a block
+    of input channels and a panel of output channels for a shard of the groups: its dU stays in L2, in scratch, over all its
+    groups, and only the nine taps leave it. The shards, fixed by the shapes, are added in their order, as the direct
+    kernel's.
     Steps between the points are odd multiples of a cache line, so that the P rows of a tile fall into different sets of L1.
 """
 from libc.math cimport INFINITY

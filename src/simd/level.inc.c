@@ -12,6 +12,7 @@
 #include "depthwise.inc.c"
 #include "move.inc.c"
 #include "winograd.inc.c"
+#include "pixels.inc.c"
 #include "peak.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
@@ -70,5 +71,6 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .winograd_diff = winograd_diff,
     .winograd_diff_weights = winograd_diff_weights,
     .depthwise_diff_row = depthwise_diff_row,
+    .pixel_rows = pixel_rows,
     .fma_loop = fma_loop,
 };

@@ -199,7 +199,7 @@ def test_gradient_of_a_concat(axis):
 def test_what_is_only_reshaped_for_the_caller_is_computed_in_his_memory(reshaping):
     x = cx.Input((4, 4, 2))
     net = cx.Model(x, reshaping(cx.Conv2D(3, 1)(x)))
-    assert [step.kernel for step in net.plan(2).steps] == ["conv_direct"]
+    assert [step.kernel for step in net.plan(2).steps] in (["conv_direct"], ["conv_pixels"])   # the level decides
     both = cx.Model(x, [y := cx.Conv2D(3, 1)(x), reshaping(y)])     # both are the caller's: one is a copy
     first, second = both.predict(np.ones((2, 4, 4, 2), np.float32))
     np.testing.assert_array_equal(first.reshape(second.shape), second)

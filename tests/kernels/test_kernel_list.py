@@ -23,8 +23,8 @@ TWINS = {
     "fold_axes": "reduce_max", "matmul": "matmul",
     "matmul_pack": "matmul",
     "conv_direct": "conv2d", "conv_pack_weights": "conv2d", "conv_backward_weights": "conv2d_backward_weights",
-    "conv_winograd": "winograd_conv2d", "conv_winograd_src": "winograd_source",
-    "conv_winograd_weights": "winograd_weights",
+    "conv_pixels": "conv2d", "conv_winograd": "winograd_conv2d", "conv_winograd_src": "winograd_source",
+    "conv_winograd_weights": "winograd_weights", "conv_winograd_backward_weights": "winograd_conv2d_backward_weights",
     "sum_shards": "conv2d_backward_weights", "conv_depthwise": "depthwise_conv2d",
     "depthwise_backward_weights": "depthwise_conv2d_backward_weights",
     "locally_connected": "locally_connected2d", "locally_connected_backward_data": "locally_connected2d_backward_data",
@@ -39,7 +39,7 @@ TWINS = {
 
 IMAGE = (2, 24, 24, 8)
 LAYERS = [
-    cx.Conv2D(8, 3, padding="same"), cx.DepthwiseConv2D(3), cx.LocallyConnected2D(4, 3), cx.MaxPool2D(2),
+    cx.Conv2D(8, 3, padding="same"), cx.Conv2D(1, 3), cx.DepthwiseConv2D(3), cx.LocallyConnected2D(4, 3), cx.MaxPool2D(2),
     cx.GlobalAvgPool2D(), cx.GELU(), cx.PReLU(), cx.Softmax(), cx.LogSoftmax(), cx.UpSample2D(2), cx.Permute((0, 3, 1, 2)),
     cx.Dropout(0.5), cx.ZeroPad2D(1), cx.ReduceMax((1, 2)),
 ]
@@ -49,10 +49,10 @@ def kernels_of(plan):
     return {step.kernel for step in (*plan.steps, *plan._prologue)}
 
 
-def used_by_layer(layer):
-    x = Value(IMAGE, name="x")
+def used_by_layer(layer, shape=IMAGE):
+    x = Value(shape, name="x")
     y = layer(x)
-    g = prepare(Graph([x], [y], ancestors([y])), [IMAGE], training=True)
+    g = prepare(Graph([x], [y], ancestors([y])), [shape], training=True)
     values = [v for node in g.nodes for v in node.weights.values()]
     diff = Value(g.outputs[0].shape, name="diff")
     diffs = add_gradients(g, g.outputs, [g.inputs[0], *values], [diff])
@@ -70,7 +70,7 @@ def used_by_training(loss, optimizer, y):
 
 
 def test_every_kernel_is_reached():
-    used = set().union(*map(used_by_layer, LAYERS))
+    used = set().union(*map(used_by_layer, LAYERS)) | used_by_layer(cx.Conv2D(64, 3), (2, 24, 24, 64))
     a, b = Value((3, 5), name="a"), Value((5, 7), name="b")
     product = cx.MatMul()([a, b])
     used |= kernels_of(Plan(Graph([a, b], [product], ancestors([product])), default_level()))

@@ -22,6 +22,10 @@ def test_is_the_convolution(m, size, padding, channels, filters, batch, seed):
     weights = rng.standard_normal((3, 3, channels, filters))
     got = reference.winograd_conv2d(src, weights, bias, padding=padding, m=m)
     np.testing.assert_allclose(got, reference.conv2d(src, weights, bias, padding=padding), rtol=0, atol=1e-12)
+    diff_dst = rng.standard_normal(got.shape)
+    np.testing.assert_allclose(
+        reference.winograd_conv2d_backward_weights(src, diff_dst, padding=padding, m=m),
+        reference.conv2d_backward_weights(src, diff_dst, weights.shape, padding=padding), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("m", [2, 4])

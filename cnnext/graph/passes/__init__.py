@@ -16,6 +16,7 @@ from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
 from cnnext.graph.passes.fuse_gates import fuse_gates
+from cnnext.graph.passes.fuse_pools import fuse_pools
 from cnnext.graph.passes.nest_concats import nest_concats
 from cnnext.graph.passes.plugin_passes import plugin_passes
 from cnnext.graph.passes.sink_transposes import sink_transposes
@@ -32,9 +33,9 @@ def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mappin
 def optimize(graph: Graph) -> Graph:
     """A copy of the graph that computes the same with fewer and cheaper steps."""
     graph = sink_transposes(graph)
-    if not graph.training:
-        graph = plugin_passes(graph, _fold_and_fuse)
-    return _fold_and_fuse(graph)
+    if graph.training:
+        return _fold_and_fuse(graph)
+    return fuse_pools(_fold_and_fuse(plugin_passes(graph, _fold_and_fuse)))
 
 
 def _fold_and_fuse(graph: Graph) -> Graph:

@@ -54,7 +54,7 @@ def test_the_inference_plan_of_a_resnet_has_no_normalization_step():
     plan = plan_of(model)
     assert len(norms) == 6
     assert not [s for s in plan.steps if s.kernel.startswith("normalization/")]
-    assert len([s for s in plan.steps if s.kernel in ("conv_direct", "conv_winograd")]) == 7    # six and a dense layer
+    assert len([s for s in plan.steps if s.kernel in ("conv_direct", "conv_pixels", "conv_winograd")]) == 7   # six, dense
     assert not [s for s in plan.steps if s.kernel in ("unary", "binary")]
 
     src = rng.standard_normal((2, 16, 16, 3)).astype(np.float32)

@@ -1,0 +1,109 @@
+"""Convolutions to few filters, with pixels in the lanes: when that applies, what it costs, and how it is cut into work.
+
+The kernel is in ``src/kernels/conv_pixels.pyx``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from cnnext.graph.plan import PlanBuilder
+from cnnext.layers._algorithms import (
+    MIN_TILE_MACS,
+    TILE_MACS,
+    TILES_WANTED,
+    TapSum,
+    pack_weights,
+    product_cycles,
+    tile_pixels,
+)
+
+PLANES_BYTES = 128 << 10    # source planes of a tile: a part of L2
+VECTORS = 4                 # what a tile has at least, of narrow rows: enough sums at once for the latency of a product
+
+# Cycles of the model for an element of the source that goes into its plane (with its row; in blocks of 8 channels; one by
+# one), and for one that is stored from the planes of the result.
+COPY_CYCLES, BLOCK_CYCLES, SINGLE_CYCLES = 0.05, 0.2, 0.6
+STORE_CYCLES = 0.35
+SUMS_IN_FLIGHT = 8          # two products start in a cycle, and take four: with fewer sums at once they wait for each other
+
+
+@dataclass(frozen=True)
+class _Blocking:
+    """Blocking of one ``conv_pixels`` call."""
+
+    rows: int
+    cols: int
+    dh_min: int
+    dw_min: int
+    span_h: int
+    source_rows: int
+    pitch: int
+
+    @staticmethod
+    def choose(b: PlanBuilder, s: TapSum) -> _Blocking:
+        (stride_h, stride_w), oh = s.strides, s.dst.shape[1]
+        down, across = [t[0] for t in s.taps], [t[1] for t in s.taps]
+        span_h, span_w = max(down) - min(down) + 1, max(across) - min(across) + 1
+        per_pixel = s.pool**2 * len(s.taps) * s.channels * s.filters
+        rows, cols = tile_pixels(s.dst.shape, min(TILE_MACS, max(s.macs // TILES_WANTED, MIN_TILE_MACS)) // per_pixel, b.vl)
+        rows = max(rows, min(oh, ceil(VECTORS / ceil(cols / b.vl) / s.pool**2)))
+        reach = (span_w - 1) // stride_w
+
+        def pitch(cols: int) -> int:
+            return s.pool * ceil(cols / b.vl) * b.vl + reach
+
+        def too_large(rows: int, cols: int) -> bool:
+            return 4 * ((rows * s.pool - 1) * stride_h + span_h) * stride_w * s.channels * pitch(cols) > PLANES_BYTES
+
+        while rows > 1 and too_large(rows, cols):
+            rows = ceil(rows / 2)
+        while cols > b.vl and too_large(rows, cols):
+            cols = ceil(cols / 2 / b.vl) * b.vl
+        return _Blocking(rows, cols, min(down), min(across), span_h, (rows * s.pool - 1) * stride_h + span_h, pitch(cols))
+
+
+class Pixels:
+    """Pixels in the lanes: the sums of the definition, in the order and with the bits of ``Direct``."""
+
+    name = "pixels in lanes"
+
+    def refusal(self, b: PlanBuilder, s: TapSum) -> str:
+        """Why it cannot compute this; empty where it can."""
+        if not s.taps:
+            return "no taps"
+        if s.add is not None:
+            return "a value is added"
+        return ""
+
+    def cost(self, b: PlanBuilder, s: TapSum) -> float:
+        """Products of whole vectors of pixels, and the way of source and result through planes."""
+        k = _Blocking.choose(b, s)
+        n, oh, ow, oc = s.dst.shape
+        vectors = ow // k.cols * ceil(k.cols / b.vl) + ceil(ow % k.cols / b.vl)
+        sums = min(s.filters, 8) * k.rows * ceil(k.cols / b.vl)
+        products = s.groups * product_cycles(b, n * oh * vectors * b.vl, len(s.taps) * s.channels, s.filters)
+        products *= max(1.0, SUMS_IN_FLIGHT / sums)
+        source = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1] * s.src.shape[3]
+        copied = s.strides[1] == s.src.strides[2] == 1
+        split = COPY_CYCLES if copied else BLOCK_CYCLES if s.channels >= 8 else SINGLE_CYCLES
+        return products + split * source + STORE_CYCLES * n * oh * ow * oc
+
+    def lower(self, b: PlanBuilder, s: TapSum, why: str) -> None:
+        """One step, after the packing of the weights."""
+        k, (stride_h, stride_w) = _Blocking.choose(b, s), s.strides
+        nv = ceil(s.filters / b.vl)
+        packed, bias = pack_weights(b, s, nv)
+        places = [((dh - k.dh_min) * s.channels * stride_w + c * stride_w + (dw - k.dw_min) % stride_w) * k.pitch
+                  + (dw - k.dw_min) // stride_w for dh, dw, _, _ in s.taps for c in range(s.channels)]
+        epilogue = s.epilogue_params()
+        del epilogue["has_add"]
+        params = dict(G=s.groups, IC=s.channels, OC=s.filters, SH=stride_h, SW=stride_w, depth=len(places), width=nv * b.vl,
+                      pool=s.pool, rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h,
+                      pitch=k.pitch, **epilogue)
+        tiles = s.groups * s.dst.shape[0] * ceil(s.dst.shape[1] / k.rows) * ceil(s.dst.shape[2] / k.cols)
+        b.step("conv_pixels", [s.src, packed, b.table([places]), *([bias] if bias is not None else [])], [s.dst], params,
+               tiles=tiles, scratch_bytes=4 * k.source_rows * s.channels * stride_w * k.pitch, macs=s.macs,
+               why=f"{self.name}: {s.filters} filters, {len(places)} terms, {k.rows}x{k.cols} pixels a tile"
+               f"{', the largest of 2x2' if s.pool == 2 else ''}{why}")
