@@ -17,7 +17,7 @@ help:
 	@echo "make test        the quick tests"
 	@echo "make test-all    every test, the slow ones too, on newly drawn cases"
 	@echo "make bench       the benchmarks"
-	@echo "make lint        ruff, cython-lint, mypy, and a Cython build without performance hints"
+	@echo "make lint        ruff, cython-lint, mypy, a Cython build without performance hints, and tiles that spill no sums"
 	@echo "make wheel       a source archive and a wheel, in dist/"
 	@echo "make debug-test  the quick tests with bounds checks and sanitizers"
 	@echo "make abi         at a release: describe the native contract that is released"
@@ -41,6 +41,7 @@ lint: $(VENV)/stamp-native $(VENV)/stamp-lint
 	$(VENV)/bin/ruff check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint $(wildcard src/*.pyx src/*.pxd src/*/*.pyx src/*/*.pxd cnnext/*.pxd)
 	$(VENV)/bin/mypy
+	$(PY) -m tests.simd.registers build/$(FLAVOUR)
 
 wheel: $(VENV)/stamp-test
 	$(PY) -m build

@@ -1,38 +1,56 @@
 """Kernels beside what the core can do: convolutions, depthwise ones, and passes over memory.
 
-GFLOP/s of convolutions on the layers of LeNet-5, ResNet-50 and VGG-16 and of the depthwise one on those of the mobile
-networks, beside the peak of the core; GB/s of all layers and of passes, read and written, beside those of a copy. Peak and
-copy are measured in this very run (benchmarks/machine.py); each row is the best of its repetitions, one image, the
-kernel alone: no bias, weights already packed.
+GFLOP/s of exact convolutions on every layer of ResNet-50 and some of others, and of the depthwise one on those of the
+mobile networks, beside the peak of the core; GB/s of all layers and of passes, read and written, beside those of a copy. The
+peak is measured in turn with each layer, so that both see the same machine (``cnnext.machine``); each row is the best of its
+repetitions, one image, the kernel alone: no bias, weights already packed. ``CNNEXT_ISA=avx2`` measures that level.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 import cnnext as cx
-from benchmarks.machine import copy_bandwidth, peak_gflops
+from benchmarks.timing import in_turn
+from cnnext._native import executor
 from cnnext.isa import default_level
+from cnnext.machine import FMA_TURNS, copy_bandwidth
 
-# name, rows = columns, channels in, channels out, kernel, stride
+# name, rows = columns, channels in, channels out, kernel, stride; of ResNet-50 each that there is
 SHAPES = [
     ("lenet5 conv1", 28, 1, 6, 5, 1),
     ("resnet50 conv1", 224, 3, 64, 7, 2),
-    ("resnet50 res2 1x1", 56, 64, 256, 1, 1),
+    ("resnet50 res2 1x1", 56, 64, 64, 1, 1),
     ("resnet50 res2 3x3", 56, 64, 64, 3, 1),
-    ("resnet50 res3 1x1 /2", 56, 256, 512, 1, 2),
+    ("resnet50 res2 1x1", 56, 64, 256, 1, 1),
+    ("resnet50 res2 1x1", 56, 256, 64, 1, 1),
+    ("resnet50 res3 1x1", 56, 256, 128, 1, 1),
+    ("resnet50 res3 3x3", 56, 128, 128, 3, 2),
+    ("resnet50 res3 1x1", 56, 256, 512, 1, 2),
+    ("resnet50 res3 1x1", 28, 128, 512, 1, 1),
+    ("resnet50 res3 1x1", 28, 512, 128, 1, 1),
     ("resnet50 res3 3x3", 28, 128, 128, 3, 1),
+    ("resnet50 res4 1x1", 28, 512, 256, 1, 1),
+    ("resnet50 res4 3x3", 28, 256, 256, 3, 2),
+    ("resnet50 res4 1x1", 28, 512, 1024, 1, 2),
+    ("resnet50 res4 1x1", 14, 256, 1024, 1, 1),
     ("resnet50 res4 1x1", 14, 1024, 256, 1, 1),
     ("resnet50 res4 3x3", 14, 256, 256, 3, 1),
+    ("resnet50 res5 1x1", 14, 1024, 512, 1, 1),
+    ("resnet50 res5 3x3", 14, 512, 512, 3, 2),
+    ("resnet50 res5 1x1", 14, 1024, 2048, 1, 2),
+    ("resnet50 res5 1x1", 7, 512, 2048, 1, 1),
+    ("resnet50 res5 1x1", 7, 2048, 512, 1, 1),
     ("resnet50 res5 3x3", 7, 512, 512, 3, 1),
     ("vgg16 conv1_1", 224, 3, 64, 3, 1),
     ("vgg16 conv2_2", 112, 128, 128, 3, 1),
     ("vgg16 conv4_2", 28, 512, 512, 3, 1),
     ("to an image", 112, 64, 3, 3, 1),
 ]
+LARGE_MAP = 28      # rows and columns of a result from which on a layer of ResNet-50 counts in the summary
 # name, rows = columns, channels, kernel, stride, activation
 DEPTHWISE = [
     ("mobilenet_v2 dw", 112, 32, 3, 1, "relu6"),
@@ -56,59 +74,79 @@ PASSES: list[tuple[str, Callable[[], cx.Layer], list[tuple[int, ...]]]] = [
 ]
 
 
+Images = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What was measured of a layer; seconds with one worker and with two, and the core's peak in the same turns."""
+
+    name: str
+    flops: float
+    moved_bytes: int
+    one: float
+    two: float
+    peak: float
+
+    @property
+    def share(self) -> float:
+        """Of the peak, with one worker."""
+        return self.flops / self.one / self.peak
+
+
 def main(quick: bool) -> None:
-    level, runs, seconds = default_level(), 3 if quick else 10, 0.1 if quick else 0.5
-    before = peak_gflops(level, runs)
-    rows = [(name, *_measure(*_convolution(*shape), seconds)) for name, *shape in SHAPES]
-    rows += [(f"{name} {shape[0]}, {shape[1]}", *_measure(*_depthwise(*shape), seconds)) for name, *shape in DEPTHWISE]
-    rows += [(f"{name} {shapes[0]}", *_measure(*_pass(make, shapes), seconds)) for name, make, shapes in PASSES]
-    after = peak_gflops(level, runs)
-    peak = max(before, after) if before and after else None
-    print(f"{level}; peak of one core: {f'{peak:.0f} GFLOP/s' if peak else 'not measured, no C compiler'}; copy "
-          f"{copy_bandwidth(runs):.1f} GB/s\n")
-    print(f"{'layer':32} {'MFLOP':>7} {'ms':>8} {'GFLOP/s':>8} {'of peak':>8} {'GB/s':>6}   {'2 threads ms':>12}")
-    for name, flops, moved, one, two in rows:
-        rate = flops / one / 1e9
-        share = f"{100 * rate / peak:.0f} %" if peak else "-"
-        print(f"{name:32} {flops / 1e6:7.1f} {1e3 * one:8.3f} {rate:8.1f} {share:>8} {moved / one / 1e9:6.1f}   "
-              f"{1e3 * two:12.3f}")
+    seconds = 0.1 if quick else 0.5
+    print(f"{default_level()}; copy {copy_bandwidth(runs=3 if quick else 10):.1f} GB/s; under `peak`, GFLOP/s of a core at "
+          "most, measured beside each layer\n")
+    print(f"{'layer':36} {'MFLOP':>7} {'ms':>8} {'GFLOP/s':>8} {'peak':>6} {'of peak':>8} {'GB/s':>6} {'2 threads ms':>14}")
+    convolutions = [(_label(*shape), *_convolution(*shape[1:])) for shape in SHAPES]
+    depthwise = [(f"{name} {shape[0]}, {shape[1]}", *_depthwise(*shape)) for name, *shape in DEPTHWISE]
+    passes = [(f"{name} {shapes[0]}", *_pass(make, shapes)) for name, make, shapes in PASSES]
+    rows = [_measured(*layer, seconds) for layer in (*convolutions, *depthwise, *passes)]
+    large = [row for row, (name, size, *_, stride) in zip(rows, SHAPES)
+             if name.startswith("resnet50") and size // stride >= LARGE_MAP]
+    if large:
+        least = min(large, key=lambda row: row.share)
+        print(f"\nResNet-50, results of {LARGE_MAP}x{LARGE_MAP} and more: {len(large)} layers at {100 * least.share:.0f} % "
+              f"of the peak and more; the least is {least.name}.")
 
 
-def _convolution(size: int, channels: int, filters: int, kernel: int, stride: int) -> tuple[cx.Model, list[np.ndarray]]:
+def _label(name: str, size: int, channels: int, filters: int, kernel: int, stride: int) -> str:
+    return f"{name} {size}, {channels} -> {filters}{f' /{stride}' if stride > 1 else ''}"
+
+
+def _convolution(size: int, channels: int, filters: int, kernel: int, stride: int) -> tuple[cx.Model, Images]:
     layer = cx.Conv2D(filters, kernel, strides=stride, padding="same", use_bias=False)
     return _pass(lambda: layer, [(size, size, channels)])
 
 
-def _depthwise(size: int, channels: int, kernel: int, stride: int,
-               activation: str | None) -> tuple[cx.Model, list[np.ndarray]]:
+def _depthwise(size: int, channels: int, kernel: int, stride: int, activation: str | None) -> tuple[cx.Model, Images]:
     layer = cx.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, activation=activation)
     return _pass(lambda: layer, [(size, size, channels)])
 
 
-def _pass(make: Callable[[], cx.Layer], shapes: list[tuple[int, ...]]) -> tuple[cx.Model, list[np.ndarray]]:
+def _pass(make: Callable[[], cx.Layer], shapes: list[tuple[int, ...]]) -> tuple[cx.Model, Images]:
     """A network of one layer, and one image for each of its inputs."""
     inputs = [cx.Input(shape) for shape in shapes]
     rng = np.random.default_rng(0)
     images = [rng.standard_normal((1, *shape), np.float32) for shape in shapes]
-    return cx.Model(inputs, make()(inputs if len(inputs) > 1 else inputs[0])), images
+    return cx.Model(inputs, make()(inputs if len(inputs) > 1 else inputs[0]), exact=True), images
 
 
-def _measure(net: cx.Model, images: list[np.ndarray], seconds: float) -> tuple[float, int, float, float]:
-    """Floating-point operations of the products, bytes moved, and the best seconds of a run with one worker and with two."""
-    plan = net.plan(1)
+def _measured(name: str, net: cx.Model, images: Images, seconds: float) -> _Row:
+    """Time a network of one layer in turn with the core's peak, and print the row."""
+    plan, level = net.plan(1), default_level()
     dst = [np.empty(v.shape, np.float32) for v in plan.outputs]
-    flops = 2.0 * sum(step.macs for step in plan.steps)
-    one, two = (_best(lambda n=n: plan.run(images, n, dst), seconds) for n in (1, 2))
-    return flops, sum(step.moved_bytes for step in plan.steps), one, two
-
-
-def _best(run, seconds: float) -> float:
-    """Best time of the runs that fit into so many seconds, three at least."""
-    run()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    peaks: list[float] = []
+    runs: dict[str, Callable[[], object]] = {
+        "peak": lambda: peaks.append(executor.fma_loop(level, FMA_TURNS)),
+        "one": lambda: plan.run(images, 1, dst),
+        "two": lambda: plan.run(images, 2, dst),
+    }
+    times = in_turn(runs, seconds, burst=3)
+    row = _Row(name, 2.0 * sum(step.macs for step in plan.steps), sum(step.moved_bytes for step in plan.steps),
+               float(times["one"].min()), float(times["two"].min()), max(peaks))
+    rate, share = (f"{1e-9 * row.flops / row.one:.1f}", f"{100 * row.share:.1f} %") if row.flops else ("-", "-")
+    print(f"{name:36} {row.flops / 1e6:7.1f} {1e3 * row.one:8.3f} {rate:>8} {1e-9 * row.peak:6.1f} {share:>8} "
+          f"{1e-9 * row.moved_bytes / row.one:6.1f}   {1e3 * row.two:12.3f}", flush=True)
+    return row

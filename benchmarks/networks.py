@@ -1,7 +1,8 @@
-"""One image through each network of ``cnnext.models``, and ResNet-18 with batch normalization beside the net without it.
+"""One image through each network of ``cnnext.models``; two threads beside one; what batch normalization costs ResNet-18.
 
-Two threads. In inference a normalization is folded into the convolution before it, so ResNet-18 should cost the same with
-and without; the ratio is of runs that take turns. All but LeNet-5, VGG and SqueezeNet need the plugin cnnext-normalization.
+Two threads where nothing else is said. In inference a normalization is folded into the convolution before it, so ResNet-18
+should cost the same with and without; the ratio is of runs that take turns. All but LeNet-5, VGG and SqueezeNet need the
+plugin cnnext-normalization.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from benchmarks.timing import in_turn
 
 NETWORKS = ("lenet5", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
             "resnet18", "resnet50", "densenet121", "unet", "vgg16")
+SCALED = ("resnet50", "vgg16")      # with two threads and with one
 BURST = 5
 Run = Callable[[], object]
 
@@ -22,6 +24,7 @@ Run = Callable[[], object]
 def main(quick: bool) -> None:
     seconds = 0.1 if quick else 3.0
     _each_network(seconds)
+    _two_threads(seconds * (1 if quick else 5))
     _normalization(seconds * (1 if quick else 20))
 
 
@@ -43,6 +46,21 @@ def _each_network(seconds: float) -> None:
               f"{2 * macs[name] / median / 1e9:9.1f}", flush=True)
 
 
+def _two_threads(seconds: float) -> None:
+    print("\ntwo threads beside one: times as fast")
+    for name in SCALED:
+        cx.set_random_seed(0)
+        try:
+            net = getattr(cx.models, name)()
+        except cx.PluginError as error:
+            print(f"{name}: not measured. {error}")
+            continue
+        times = in_turn({threads: _run(net, threads)[0] for threads in (1, 2)}, seconds, burst=2)
+        one, two = (np.sort(times[threads]) for threads in (1, 2))
+        print(f"{name:20} best {one[0] / two[0]:.2f}, median {np.median(one) / np.median(two):.2f} "
+              f"({1e3 * one[0]:.1f} ms, {1e3 * two[0]:.1f} ms)", flush=True)
+
+
 def _normalization(seconds: float) -> None:
     try:
         nets = {"with": cx.models.resnet18(), "without": cx.models.resnet18(batch_norm=False)}
@@ -61,9 +79,9 @@ def _normalization(seconds: float) -> None:
           f"turns' ratios {paired:.3f}")
 
 
-def _run(net: cx.Model) -> tuple[Run, int]:
+def _run(net: cx.Model, threads: int = 2) -> tuple[Run, int]:
     """A call that runs one image through the network's plan, and its MACs."""
-    session = cx.InferenceSession(net, num_threads=2)
+    session = cx.InferenceSession(net, num_threads=threads)
     source = session.get_inputs()[0].name
     x = np.random.default_rng(1).random((1, *net.input_shape[1:]), np.float32)
     return lambda: session.run(None, {source: x}), sum(step.macs for step in net.plan(1).steps)

@@ -1,6 +1,6 @@
 """Convolutions of 3x3 taps on the layers of networks, beside the peak of the core: the direct sum, and what is chosen.
 
-The peak is that of a loop of multiply-adds that stays in registers (benchmarks/machine.py), measured in this very run;
+The peak is that of a loop of multiply-adds that stays in registers (``cnnext.machine``), measured in this very run;
 each row is the best of its repetitions, which take turns: the kernel alone, no bias, no activation, weights already
 packed. GFLOP/s count the operations of the direct sum for both, so Winograd's can lie above the peak. Beside the measured
 ratio stands that of the cost model, whose constants (cnnext/layers/_winograd.py, _algorithms.py) are judged by this table.
@@ -13,9 +13,9 @@ import re
 import numpy as np
 
 import cnnext as cx
-from benchmarks.machine import copy_bandwidth, peak_gflops
 from benchmarks.timing import in_turn
 from cnnext.isa import default_level
+from cnnext.machine import copy_bandwidth, peak_gflops
 
 # name, rows = columns, channels in, channels out, kernel, stride: 3 x 3 at stride 1, with one image and with sixteen
 SHAPES = [
@@ -34,12 +34,10 @@ BATCHES = (1, 16)
 
 def main(quick: bool) -> None:
     level, runs, seconds = default_level(), 3 if quick else 10, 0.05 if quick else 0.5
-    before = peak_gflops(level, runs)
+    before = peak_gflops(level, runs=runs)
     rows = [_measure(batch, *shape, seconds) for batch in BATCHES[: 1 if quick else None] for shape in SHAPES]
-    after = peak_gflops(level, runs)
-    peak = max(before, after) if before and after else None
-    print(f"{level}; peak of one core: {f'{peak:.0f} GFLOP/s' if peak else 'not measured, no C compiler'}; copy "
-          f"{copy_bandwidth(runs):.1f} GB/s\n")
+    peak = max(before, peak_gflops(level, runs=runs))
+    print(f"{level}; peak of one core: {peak:.0f} GFLOP/s; copy {copy_bandwidth(runs=runs):.1f} GB/s\n")
     print(f"{'':30} {'direct':54} chosen")
     head = f"{'1 thread ms':>11} {'GFLOP/s':>8} {'of peak':>8}  {'2 threads ms':>12} {'GFLOP/s':>8}"
     print(f"{'layer':22} {'batch':>7} {head}   {'':8}{head}   faster: 1 thread, 2, model")
@@ -52,10 +50,9 @@ def main(quick: bool) -> None:
 Times = tuple[float, float]
 
 
-def _rates(flops: float, times: Times, peak: float | None) -> str:
+def _rates(flops: float, times: Times, peak: float) -> str:
     one, two = (flops / t / 1e9 for t in times)
-    share = f"{100 * one / peak:.0f} %" if peak else "-"
-    return f"{1e3 * times[0]:11.3f} {one:8.1f} {share:>8}  {1e3 * times[1]:12.3f} {two:8.1f}"
+    return f"{1e3 * times[0]:11.3f} {one:8.1f} {f'{100 * one / peak:.0f} %':>8}  {1e3 * times[1]:12.3f} {two:8.1f}"
 
 
 def _measure(batch: int, name: str, size: int, channels: int, filters: int, kernel: int, stride: int,

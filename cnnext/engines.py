@@ -6,15 +6,20 @@ outputs are compared before anything is timed.
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from cnnext._pnnx import open_ncnn, open_torch
 from cnnext.errors import CnnextError, message, unknown
 
 __all__ = ["ENGINES", "Timing", "compare"]
@@ -25,21 +30,14 @@ Run = Callable[[Feed], Sequence[np.ndarray]]
 PAUSE_SECONDS = 0.05    # before a turn: some engines' workers spin for a while after a run
 
 
-def _cnnext(model: bytes, threads: int) -> Run:
+def _cnnext(model: bytes, feed: Feed, threads: int, **options: bool) -> Run:
     import cnnext as cx
 
-    session = cx.InferenceSession(model, num_threads=threads)
+    session = cx.InferenceSession(model, num_threads=threads, **options)
     return lambda feed: session.run(None, feed)
 
 
-def _cnnext_exact(model: bytes, threads: int) -> Run:
-    import cnnext as cx
-
-    session = cx.InferenceSession(model, num_threads=threads, exact=True)
-    return lambda feed: session.run(None, feed)
-
-
-def _onnxruntime(model: bytes, threads: int) -> Run:
+def _onnxruntime(model: bytes, feed: Feed, threads: int) -> Run:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -48,7 +46,7 @@ def _onnxruntime(model: bytes, threads: int) -> Run:
     return lambda feed: session.run(None, dict(feed))
 
 
-def _openvino(model: bytes, threads: int) -> Run:
+def _openvino(model: bytes, feed: Feed, threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
@@ -57,10 +55,21 @@ def _openvino(model: bytes, threads: int) -> Run:
     return lambda feed: list(compiled(dict(feed)).values())
 
 
-ENGINES: dict[str, Callable[[bytes, int], Run]] = {
-    "cnnext": _cnnext, "cnnext-exact": _cnnext_exact, "onnxruntime": _onnxruntime, "openvino": _openvino,
+ENGINES: dict[str, Callable[[bytes, Feed, int], Run]] = {
+    "cnnext": _cnnext,
+    "cnnext-exact": partial(_cnnext, exact=True),
+    "cnnext-tuned": partial(_cnnext, tune=True),
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "torch": open_torch,
+    "ncnn": open_ncnn,
 }
-"""Engines by name: ``make(model, threads)`` returns what runs a feed. ``cnnext-exact`` is cnnext without Winograd."""
+"""Engines by name: ``make(model, feed, threads)`` returns what runs a feed of those shapes.
+
+``cnnext-exact`` is cnnext without Winograd, ``cnnext-tuned`` chooses by measured times; pnnx translates for torch, ncnn.
+"""
+
+_PACKAGES = {"cnnext-exact": "cnnext", "cnnext-tuned": "cnnext", "torch": "torch pnnx", "ncnn": "ncnn pnnx"}
 
 
 @dataclass(frozen=True)
@@ -150,22 +159,33 @@ def _difference(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -
     return worst
 
 
+# Not by multiprocessing, which imports the program's main file again: a program from standard input has none, and one that
+# is not guarded by __name__ would start engines of its own.
+_CHILD = ("import sys; from multiprocessing.connection import Connection; pipe = Connection(int(sys.argv[1])); "
+          "sys.path[:] = pipe.recv(); from cnnext.engines import serve; serve(pipe)")
+
+
 class _Engine:
     """An engine in a process of its own."""
 
     def __init__(self, name: str, model: bytes, feed: Feed, threads: int):
-        context = multiprocessing.get_context("spawn")
         self.name = name
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(end, name, model, feed, threads), daemon=True)
-        self.process.start()
+        self.pipe, end = Pipe()
+        self.process = subprocess.Popen([sys.executable, "-c", _CHILD, str(end.fileno())], pass_fds=[end.fileno()],
+                                        stdin=subprocess.DEVNULL)
         end.close()
-        self.outputs: list[np.ndarray] = self._receive()
+        try:
+            self.pipe.send([os.path.abspath(folder) for folder in sys.path])
+            self.pipe.send((name, model, dict(feed), threads))
+            self.outputs: list[np.ndarray] = self._receive()
+        except BaseException:
+            self.close()
+            raise
 
     def _receive(self) -> Any:
         try:
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise CnnextError(f"{self.name}: its process ended.") from None
         if isinstance(answer, str):
             raise CnnextError(f"{self.name}: {answer}")
@@ -177,31 +197,34 @@ class _Engine:
         return self._receive()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, which does so when nobody listens any more."""
         self.pipe.close()
-        self.process.join()
+        self.process.wait()
 
 
-def _serve(pipe: Connection, name: str, model: bytes, feed: Feed, threads: int) -> None:
-    """Send the outputs; then, as often as asked, run for so many seconds, three runs at least, and send their times."""
+def serve(pipe: Connection) -> None:
+    """Be an engine: send the outputs; then, as often as asked, run for so many seconds, and send the times of the runs."""
+    name, model, feed, threads = pipe.recv()
     try:
-        run = ENGINES[name](model, threads)
-        pipe.send([np.asarray(a) for a in run(feed)])
+        run = ENGINES[name](model, feed, threads)
+        outputs: Any = [np.asarray(a) for a in run(feed)]
     except ImportError as error:
-        pipe.send(f"not installed ({error}). Type: pip install {name.partition('-')[0]}")
-        return
+        outputs = f"not installed ({error}). Type: pip install {_PACKAGES.get(name, name)}"
     except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
+        outputs = f"{type(error).__name__}: {error}"
+    try:
+        pipe.send(outputs)
+        while not isinstance(outputs, str):
+            pipe.send(_times(run, feed, pipe.recv()))
+    except (EOFError, ConnectionError):
         return
-    while True:
-        try:
-            seconds = pipe.recv()
-        except EOFError:
-            return
+
+
+def _times(run: Run, feed: Feed, seconds: float) -> list[float]:
+    run(feed)
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 3:
+        start = time.perf_counter()
         run(feed)
-        times: list[float] = []
-        while sum(times) < seconds or len(times) < 3:
-            start = time.perf_counter()
-            run(feed)
-            times.append(time.perf_counter() - start)
-        pipe.send(times)
+        times.append(time.perf_counter() - start)
+    return times

@@ -34,6 +34,10 @@ class Model:
     exact : bool
         Add sums up as they are defined. By default convolutions may be computed by faster algorithms (Winograd), within
         1e-4 of the largest magnitude.
+    tune : bool
+        Time the algorithms there are for each convolution when a plan is made, instead of estimating them, and remember the
+        times in the user's cache folder (``cnnext.tuning``; ``CNNEXT_CACHE``). Results then depend on that file, which
+        chooses the algorithms, but not on the number of threads.
 
     Examples
     --------
@@ -43,12 +47,12 @@ class Model:
     """
 
     def __init__(self, inputs: Value | Sequence[Value], outputs: Value | Sequence[Value], name: str = "model",
-                 num_threads: int | None = None, exact: bool = False):
+                 num_threads: int | None = None, exact: bool = False, tune: bool = False):
         self.name = name
         ins, outs = _values(name, "inputs", inputs), _values(name, "outputs", outputs)
         self.graph = Graph(ins, outs, ancestors(outs))
         self._check_graph()
-        self._runner = Runner(self.graph, num_threads, exact=exact)
+        self._runner = Runner(self.graph, num_threads, exact=exact, tune=tune)
         self._trainer: Trainer | None = None
         self.metadata: dict[str, str] = {}
         self.optimizer: Any = None
@@ -97,6 +101,15 @@ class Model:
     @exact.setter
     def exact(self, value: bool) -> None:
         self._runner.exact = value
+
+    @property
+    def tune(self) -> bool:
+        """Whether algorithms are timed."""
+        return self._runner.tune
+
+    @tune.setter
+    def tune(self, value: bool) -> None:
+        self._runner.tune = value
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
@@ -252,13 +265,14 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         from cnnext.serialization import to_bytes
 
-        return {"file": to_bytes(self), "num_threads": self.num_threads, "exact": self.exact}
+        return {"file": to_bytes(self), "num_threads": self.num_threads, "exact": self.exact,
+                "tune": self.tune}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from cnnext.serialization import load
 
         self.__dict__.update(load(state["file"], num_threads=state["num_threads"]).__dict__)
-        self.exact = state["exact"]
+        self.exact, self.tune = state["exact"], state["tune"]
 
 
 class Sequential(Model):
@@ -278,7 +292,7 @@ class Sequential(Model):
     """
 
     def __init__(self, layers: Iterable[Layer | Value], input_shape: Sequence[int | None] | None = None,
-                 name: str = "sequential", num_threads: int | None = None, exact: bool = False):
+                 name: str = "sequential", num_threads: int | None = None, exact: bool = False, tune: bool = False):
         chain = list(layers)
         if chain and isinstance(chain[0], Value):
             x = chain.pop(0)
@@ -298,7 +312,7 @@ class Sequential(Model):
                                          layer.name))
         if not chain:
             raise ValueError(message(f"model {name!r}", "layers", "be one layer or more", chain))
-        super().__init__(x, y, name, num_threads, exact)
+        super().__init__(x, y, name, num_threads, exact, tune)
 
 
 def as_float32(x: Any) -> np.ndarray:

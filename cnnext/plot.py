@@ -186,13 +186,16 @@ def _near_square(n: int) -> tuple[int, int]:
 
 
 def _figure(figure: Any, width: float, height: float) -> Any:
-    if figure is not None:
-        return figure
+    return figure if figure is not None else new_figure(max(width, 3.0), height)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches that no window knows of."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("pictures need matplotlib. Install it: pip install matplotlib") from None
-    return Figure(figsize=(max(width, 3.0), height), dpi=120, facecolor="white")
+    return Figure(figsize=(width, height), dpi=120, facecolor="white")
 
 
 def _title_space(title: str) -> float:

@@ -253,6 +253,7 @@ cdef extern from "cnnext_plugin.h" nogil:
                                       int64_t n) noexcept nogil
         void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights) noexcept nogil
         void (*pixel_rows)(const cnx_pixels *g) noexcept nogil
+        int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

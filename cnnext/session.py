@@ -45,6 +45,8 @@ class InferenceSession:
         Add sums up as they are defined, as in ``Model``; so does a model that has it.
     limits : cnnext.modelfile.Limits or cnnext.onnx.OnnxLimits, optional
         As for ``cnnext.load``.
+    tune : bool
+        Time the algorithms there are for each convolution, as in ``Model``; so does a model that has it.
 
     Raises
     ------
@@ -59,11 +61,12 @@ class InferenceSession:
     """
 
     def __init__(self, model: Any, num_threads: int | None = None, external_data: bool = False,
-                 exact: bool = False, limits: Limits | OnnxLimits | None = None):
+                 exact: bool = False, limits: Limits | OnnxLimits | None = None, tune: bool = False):
         if not isinstance(model, Model):
             model = read_model(model, None, external_data, limits, stay=True)
         self._model = model
-        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact)
+        self._runner = Runner(_with_output_names(model), resolve_threads(num_threads), exact=exact or model.exact,
+                              tune=tune or model.tune)
         self._names = [v.name for v in self._runner.graph.inputs]
 
     def get_inputs(self) -> list[NodeArg]:
@@ -125,10 +128,11 @@ class InferenceSession:
         self._runner.trim()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact}
+        return {"model": self._model, "num_threads": self._runner.num_threads, "exact": self._runner.exact,
+                "tune": self._runner.tune}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], state["num_threads"], exact=state["exact"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def _with_output_names(model: Model) -> Graph:

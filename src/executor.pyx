@@ -82,6 +82,7 @@ cdef enum:
     TAKEN = 0
     FINISHED = 8
     NO_STEP = 0x7fffffff
+    LATEST = 0x7fffffffffffffff
     SCRATCH_SLACK = 4096 + 64   # between two workers' scratch: no shared cache line or set, and the guard zone of tests
 
 
@@ -123,8 +124,7 @@ cdef struct program_t:
     int64_t failed_step
     int64_t failed_call     # of a chain
     int64_t failed_code
-    double *seconds         # NULL, or one per step
-    double start            # when the workers were called
+    int64_t *clock          # NULL, or nanoseconds when the first worker began each step, and when the first had left it
 
 
 cdef bint is_harmed(const bands_t *bands, int64_t variant, const unsigned char *scratch) noexcept nogil:
@@ -203,10 +203,13 @@ cdef void run_tiles(program_t *program, int64_t index, cnx_worker *worker, bint 
         tile += 1
 
 
+cdef int64_t nanoseconds() noexcept nogil:
+    return <int64_t>(1e9 * cnx_seconds())
+
+
 cdef void walk(program_t *program, int64_t first, int64_t last, int index, int count) noexcept nogil:
     cdef cnx_worker worker
-    cdef int64_t s
-    cdef double start
+    cdef int64_t s, now = 0
     memset(&worker, 0, sizeof(worker))
     worker.abi = CNX_ABI
     worker.size = sizeof(worker)
@@ -215,21 +218,24 @@ cdef void walk(program_t *program, int64_t first, int64_t last, int index, int c
     worker.scratch = program.scratch + index * program.scratch_bytes + program.frame_bytes
     worker.scratch_bytes = program.scratch_bytes - program.frame_bytes
     worker.simd = program.simd
-    start = program.start
+    if program.clock != NULL:
+        now = nanoseconds()
     for s in range(first, last):
+        if program.clock != NULL:
+            cnx_lower(&program.clock[2 * s], now)
         run_tiles(program, s, &worker, count == 1)
         if count > 1:
             cnx_wait_for(&program.counters[s * COUNTER_STRIDE + FINISHED], program.steps[s].call.n_tiles)
         if cnx_read(&program.failed_step) <= s:
             return
-        if program.seconds != NULL and index == 0:
-            program.seconds[s] = cnx_seconds() - start
-            start += program.seconds[s]
+        if program.clock != NULL:
+            now = nanoseconds()
+            cnx_lower(&program.clock[2 * s + 1], now)
 
 
 cdef void walk_parallel(program_t *program, int64_t first, int64_t last, int n_threads) noexcept nogil:
-    if program.seconds != NULL:
-        program.start = cnx_seconds()
+    if program.clock != NULL:       # calling the workers belongs to the first step
+        cnx_lower(&program.clock[2 * first], nanoseconds())
     if n_threads <= 1:
         walk(program, first, last, 0, 1)
         return
@@ -348,7 +354,7 @@ cdef class Program:
         free(self.program.calls)
         free(self.program.counters)
         free(self.program.scratch)
-        free(self.program.seconds)
+        free(self.program.clock)
         free(self.tensors)
         free(self.tensor_offset)
         free(self.tensor_slot)
@@ -459,16 +465,19 @@ cdef class Program:
 
     def profile(self, bint on=True):
         """Measure the seconds of each step in the runs that follow; read them with ``seconds()``."""
-        free(self.program.seconds)
-        self.program.seconds = NULL
+        free(self.program.clock)
+        self.program.clock = NULL
         if on:
-            self.program.seconds = <double *>calloc(max(self.n_steps, 1), sizeof(double))
+            self.program.clock = <int64_t *>calloc(max(2 * self.n_steps, 1), sizeof(int64_t))
 
     def seconds(self):
-        """Seconds of each step in the last run, as worker 0 saw them."""
-        if self.program.seconds == NULL:
+        """Seconds of each step in the last run, from the first worker that began it to the first that found it finished.
+
+        Whoever is put aside meanwhile changes nothing. 0 for steps in Python.
+        """
+        if self.program.clock == NULL:
             return []
-        return [self.program.seconds[s] for s in range(self.n_steps)]
+        return [1e-9 * max(self.program.clock[2 * s + 1] - self.program.clock[2 * s], 0) for s in range(self.n_steps)]
 
     cdef int _need_scratch(self, int workers) except -1:
         if workers > self.scratch_workers:
@@ -525,6 +534,9 @@ cdef class Program:
         self.program.failed_step = NO_STEP
         self.program.failed_call = NO_STEP
         self.program.failed_code = 0
+        if self.program.clock != NULL:
+            for first in range(2 * self.n_steps):
+                self.program.clock[first] = LATEST
         for first, last, call in self.segments:
             if last > first:
                 with nogil:
@@ -580,6 +592,23 @@ def level_info(str level=None):
         return None
     return {"level": simd.level.decode(), "vl": simd.vl, "max_nv": simd.max_nv,
             "tile_rows": [simd.tile_rows[i] for i in range(simd.max_nv)]}
+
+
+def fma_loop(str level, int64_t turns):
+    """Operations per second of a loop of multiply-adds that stays in registers."""
+    cdef const cnx_simd *simd
+    cdef float dst[64]
+    cdef int64_t operations
+    cdef double start, seconds
+    encoded = level.encode()
+    simd = cnx_simd_select(encoded)
+    if simd == NULL:
+        raise ValueError(f"fma_loop: `level` must be one of {levels()} on this machine. Received level={level!r}.")
+    with nogil:
+        start = cnx_seconds()
+        operations = simd.fma_loop(turns, dst)
+        seconds = cnx_seconds() - start
+    return operations / seconds
 
 
 def max_threads():

@@ -9,8 +9,7 @@ import pytest
 
 import cnnext as cx
 from benchmarks import __main__ as program
-from benchmarks import machine, real_models
-from cnnext._native import executor
+from benchmarks import kernels, real_models
 
 
 def test_inference(monkeypatch, capsys):
@@ -25,10 +24,30 @@ def test_kernels(monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [("dw", 9, 5, 3, 2, "silu")])
     monkeypatch.setattr("sys.argv", ["benchmarks", "kernels", "--quick"])
     program.main()
-    row = r"^(.+?)  +[\d.]+ +[\d.]+ +[\d.]+ +(?:\d+ %|-) +[\d.]+ +[\d.]+$"
-    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
-    assert rows[:3] == ["conv", "dw 9, 5", "planes to pixels (3, 224, 224)"]
+    row = r"^(.+?)  +[\d.]+ +[\d.]+ +(?:[\d.]+|-) +[\d.]+ +(?:[\d.]+ %|-) +[\d.]+ +[\d.]+$"
+    shown = capsys.readouterr().out
+    rows = re.findall(row, shown, re.MULTILINE)
+    assert rows[:3] == ["conv 8, 3 -> 8", "dw 9, 5", "planes to pixels (3, 224, 224)"]
     assert rows[-1] == "softmax (118, 158, 2)"
+    assert "ResNet-50" not in shown
+
+
+def test_kernels_summarizes_the_large_layers(monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.kernels.SHAPES", [("resnet50 a", 28, 3, 8, 3, 1), ("resnet50 b", 28, 3, 8, 3, 2)])
+    monkeypatch.setattr("benchmarks.kernels.DEPTHWISE", [])
+    monkeypatch.setattr("benchmarks.kernels.PASSES", [])
+    kernels.main(quick=True)
+    shown = capsys.readouterr().out
+    assert re.search(r"^ResNet-50, results of 28x28 and more: 1 layers at \d+ % .*; the least is resnet50 a 28, 3 -> 8\.$",
+                     shown, re.MULTILINE)
+
+
+def test_kernels_has_every_convolution_of_resnet50():
+    layers = {(node.inputs[0].shape[1], node.inputs[0].shape[3], node.layer.filters, node.layer.kernel_size[0],
+               node.layer.strides[0])
+              for node in cx.models.resnet50(batch_norm=False).graph.nodes if isinstance(node.layer, cx.Conv2D)}
+    listed = [shape for name, *shape in kernels.SHAPES if name.startswith("resnet50")]
+    assert layers == set(map(tuple, listed)) and len(layers) == len(listed)
 
 
 def test_winograd(monkeypatch, capsys):
@@ -50,11 +69,13 @@ def test_plugins(monkeypatch, capsys):
 def test_networks(monkeypatch, capsys):
     pytest.importorskip("cnnext_normalization")
     monkeypatch.setattr("benchmarks.networks.NETWORKS", ("lenet5", "mobilenet_v3_small"))
+    monkeypatch.setattr("benchmarks.networks.SCALED", ("mobilenet_v3_small",))
     monkeypatch.setattr("sys.argv", ["benchmarks", "networks", "--quick"])
     program.main()
     printed = capsys.readouterr().out
     rows = re.findall(r"^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +[\d.]+$", printed, re.MULTILINE)
     assert rows == [("lenet5", "0.4"), ("mobilenet_v3_small", "56.5")]
+    assert re.search(r"^mobilenet_v3_small +best [\d.]+, median [\d.]+ \([\d.]+ ms, [\d.]+ ms\)$", printed, re.MULTILINE)
     ratios = r"best [\d.]+, median [\d.]+, median of the turns' ratios [\d.]+"
     assert re.search(rf"^with / without, \d+ turns of 5 runs: {ratios}$", printed, re.MULTILINE)
 
@@ -97,12 +118,6 @@ def test_unknown_name(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         program.main()
     assert "unknown benchmark 'flight'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("level", executor.levels())
-def test_peak(level):
-    peak = machine.peak_gflops(level, runs=1)
-    assert peak is None or peak > 0.1
 
 
 def test_peers(monkeypatch, capsys, tmp_path):

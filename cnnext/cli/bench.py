@@ -16,13 +16,15 @@ from cnnext.errors import message
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a model file: .onnx, or .safetensors, which is exported for the others")
-    parser.add_argument("--vs", default="", metavar="ENGINES", help="onnxruntime, openvino: one or more, with commas")
+    parser.add_argument("--vs", default="", metavar="ENGINES",
+                        help="onnxruntime, openvino, torch, ncnn, cnnext-exact, cnnext-tuned: one or more, with commas")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="where the model leaves it open")
     parser.add_argument("--size", metavar="ROWSxCOLUMNS", help="other extents that the model leaves open; 224x224")
     parser.add_argument("--threads", type=positive, default=None, metavar="N", help="of each engine")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each engine")
     parser.add_argument("--profile", action="store_true", help="show what each step of cnnext's plan takes")
     parser.add_argument("--trace", metavar="FILE", help="write the steps as a Chrome trace, for ui.perfetto.dev")
+    parser.add_argument("--roofline", metavar="FILE", help="draw the steps below what cores and memory allow; .png, .svg")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -36,10 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
     session = cx.InferenceSession(net, num_threads=arguments.threads)
     threads = resolve_threads(arguments.threads)
     feed = _feed(session.get_inputs(), arguments)
-    if arguments.profile or arguments.trace:
+    if arguments.profile or arguments.trace or arguments.roofline:
         profile = session.plan(*(x.shape for x in feed.values())).profile(list(feed.values()), threads)
         if arguments.trace:
             profile.save_trace(arguments.trace)
+        if arguments.roofline:
+            profile.plot_roofline(arguments.roofline, Path(arguments.model).stem)
         if arguments.profile:
             print(profile)
             print()

@@ -39,6 +39,7 @@ from cnnext.threads import new_lock
 if TYPE_CHECKING:
     from cnnext.graph.chains import Bands, Run
     from cnnext.graph.profile import Profile
+    from cnnext.tuning import Tuner
 
     Chooser = Callable[["PlanBuilder", Graph], Sequence[Run]]
 
@@ -117,11 +118,13 @@ class PlanBuilder:
     training : bool
     exact : bool
         Sums are to be added up as they are defined: no Winograd.
+    tuner : Tuner or None
+        Measures what there is to choose from; without it, a model of the costs decides.
     tiles_wanted : int
         Pieces that a step should have at least, to keep many workers busy.
     """
 
-    def __init__(self, graph: Graph, level: str, exact: bool = False):
+    def __init__(self, graph: Graph, level: str, exact: bool = False, tuner: Tuner | None = None):
         info = executor.level_info(level)
         if info is None:
             raise ValueError(f"plan: `isa` must be one of {executor.levels()} on this machine. Received isa={level!r}.")
@@ -131,6 +134,7 @@ class PlanBuilder:
         self.tile_rows: list[int] = info["tile_rows"]
         self.training = graph.training
         self.exact = exact or switched_on("CNNEXT_EXACT")
+        self.tuner = tuner
         self.tiles_wanted = TILES_WANTED
         self.steps: list[Step] = []
         self.prologue: list[Step] = []
@@ -235,12 +239,13 @@ class PlanBuilder:
 
     @contextmanager
     def apart(self) -> Iterator[list[Step]]:
-        """Collect the steps of a band, which one worker computes."""
-        whole, self.steps, self._banding, self.tiles_wanted = self.steps, [], True, 1
+        """Collect the steps of a band, which one worker computes; nothing is timed for so few rows."""
+        whole, tuner = self.steps, self.tuner
+        self.steps, self.tuner, self._banding, self.tiles_wanted = [], None, True, 1
         try:
             yield self.steps
         finally:
-            self.steps, self._banding, self.tiles_wanted = whole, False, TILES_WANTED
+            self.steps, self.tuner, self._banding, self.tiles_wanted = whole, tuner, False, TILES_WANTED
             self._band_views.clear()
 
     def chain_step(self, name: str, bands: Bands, macs: int, why: str) -> None:
@@ -307,6 +312,8 @@ class Plan:
         looking into a plugin.
     exact : bool
         Sums are added up as they are defined: no Winograd. So does ``CNNEXT_EXACT=1``, for all plans.
+    tuner : Tuner, optional
+        Times the algorithms that there are for a shape, and remembers the result (``tune=True``).
     chooser : callable, optional
         Which nodes are computed together by bands: ``chooser(builder, graph)`` gives ``Run``s of all nodes, by default
         ``cnnext.graph.chains.choose_runs``.
@@ -317,10 +324,12 @@ class Plan:
     of its own from a pool.
     """
 
-    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False,
+    def __init__(self, graph: Graph, level: str, guard: bool = False, exact: bool = False, tuner: Tuner | None = None,
                  chooser: Chooser | None = None):
-        builder = PlanBuilder(graph, level, exact)
+        builder = PlanBuilder(graph, level, exact, tuner)
         builder.lower_graph(chooser)
+        if tuner is not None:
+            tuner.save()
         self.graph = graph
         self.guard = guard
         self.level = builder.level
@@ -473,26 +482,23 @@ class Plan:
             Random numbers by default.
         n_threads : int
         runs : int
-            Of which the fastest counts: on one worker for each step, on several as a whole.
+            Of which each step's fastest counts.
         """
         from cnnext.graph.profile import profile
 
         return profile(self, inputs, n_threads, runs)
 
     def timed(self, inputs: Sequence[np.ndarray], n_threads: int, runs: int) -> np.ndarray:
-        """Seconds of each step: of its fastest run on one worker, of the fastest run of all steps on several.
-
-        On several, a first worker that was put aside finds the steps that others did meanwhile done in no time.
-        """
+        """Seconds of each step's fastest run."""
         self.prepare(n_threads)
         context = _Context(self)
         context.program.profile(True)
         outputs = [np.empty(v.shape, v.storage.dtype) for v in self.outputs]
-        seconds = np.empty((max(runs, 1), len(self.steps)))
-        for run in seconds:
+        seconds = np.full(len(self.steps), np.inf)
+        for _ in range(max(runs, 1)):
             context.run(inputs, outputs, n_threads)
-            run[:] = context.program.seconds()
-        return seconds.min(axis=0) if n_threads == 1 else seconds[seconds.sum(axis=1).argmin()]
+            seconds = np.minimum(seconds, context.program.seconds())
+        return seconds
 
 
 class _Context:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from cnnext._files import atomic_write
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import Plan, Step
+    from cnnext.machine import Ceilings
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step of a plan and its seconds, as the first worker saw them."""
+    """A step of a plan and the seconds of its fastest run."""
 
     name: str
     kernel: str
@@ -46,10 +47,13 @@ class Profile:
     ----------
     steps : list of StepTime
     n_threads : int
+    level : str
+        Instruction-set level.
     """
 
     steps: list[StepTime]
     n_threads: int
+    level: str
 
     @property
     def seconds(self) -> float:
@@ -68,9 +72,8 @@ class Profile:
         lines = [f"{row[0]:{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:5], widths[1:], strict=True))
                  + f"  {row[5]}" for row in rows]
         lines = [line.rstrip() for line in lines]
-        several = f"{self.n_threads} workers, the fastest run"
-        which = several if self.n_threads > 1 else "one worker, each step's fastest run"
-        head = f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {which}"
+        head = (f"{1e3 * self.seconds:.3f} ms in {len(self.steps)} steps on {self.n_threads} worker(s), each step's fastest "
+                "run")
         return "\n".join([head, *lines[: len(kernels) + 1], "", *lines[len(kernels) + 1 :]])
 
     def _row(self, label: str, steps: Sequence[StepTime], why: str) -> list[str]:
@@ -79,6 +82,36 @@ class Profile:
         share = whole.seconds / self.seconds if self.seconds else 0.0
         return [label, f"{1e3 * whole.seconds:.3f}", f"{share:.1%}", f"{whole.gflops:.1f}" if whole.macs else "",
                 f"{whole.gbytes:.1f}", why]
+
+    def plot_roofline(self, path: str | os.PathLike[str] | None = None, title: str = "",
+                      ceilings: Ceilings | None = None) -> Any:
+        """Draw each step that has products: operations per byte against GFLOP/s, below what cores and memory allow.
+
+        Parameters
+        ----------
+        path : path, optional
+            A picture to write (.png, .svg, .pdf).
+        title : str
+            Name of the network.
+        ceilings : Ceilings, optional
+            Of ``cnnext.machine``; measured by default, now, with as many threads.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib (``cnnext[plot]``).
+        """
+        from cnnext import machine
+        from cnnext.graph.roofline import draw
+
+        figure = draw(self, title, ceilings or machine.ceilings(self.level, self.n_threads))
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
 
     def save_trace(self, path: str | os.PathLike[str]) -> None:
         """Write the steps, one after the other, in the Chrome trace format, which Perfetto and ``chrome://tracing`` open."""
@@ -94,14 +127,19 @@ class Profile:
 
 
 def profile(plan: Plan, inputs: Sequence[np.ndarray] | None, n_threads: int, runs: int) -> Profile:
-    """Run a plan several times: each step's fastest on one worker, the fastest run on several."""
-    if inputs is None:
-        rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal(v.shape).astype(np.float32) if v.storage.dtype == np.float32
-                  else np.zeros(v.shape, v.storage.dtype) for v in plan.inputs]
+    """Run a plan several times and keep each step's fastest."""
+    inputs = random_inputs(plan) if inputs is None else inputs
     n_threads = n_threads if plan.parallel else 1
     seconds = plan.timed(inputs, n_threads, runs)
-    return Profile([_timed(step, float(s)) for step, s in zip(plan.steps, seconds, strict=True)], n_threads)
+    return Profile([_timed(step, float(s)) for step, s in zip(plan.steps, seconds, strict=True)], n_threads,
+                   plan.level)
+
+
+def random_inputs(plan: Plan) -> list[np.ndarray]:
+    """Normal numbers for each float32 input, zeros for others."""
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(v.shape, np.float32) if v.storage.dtype == np.float32
+            else np.zeros(v.shape, v.storage.dtype) for v in plan.inputs]
 
 
 def _timed(step: Step, seconds: float) -> StepTime:

@@ -6,7 +6,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from cnnext.graph.plan import Plan, switched_on
 from cnnext.graph.stages import Rest
 from cnnext.isa import default_level
 from cnnext.threads import limited, new_lock, resolve_threads
+
+if TYPE_CHECKING:
+    from cnnext.tuning import Tuner
 
 MAX_PLANS = 8
 
@@ -36,12 +39,15 @@ class Runner:
         Inputs whose contents the plan depends on.
     exact : bool
         Sums are added up as they are defined: no Winograd.
+    tune : bool
+        Algorithms are timed, and the times remembered.
     """
 
     def __init__(self, graph: Graph, num_threads: int | None = None, contents: Collection[int] = (),
-                 exact: bool = False):
+                 exact: bool = False, tune: bool = False):
         self.graph = graph
         self.exact = exact
+        self.tune = tune
         self.num_threads = resolve_threads(num_threads)
         self._contents = sorted(contents)
         self._stages: OrderedDict[tuple[Any, ...], _Stage] = OrderedDict()
@@ -56,17 +62,17 @@ class Runner:
         return self._stage(tuple(tuple(s) for s in shapes), {}).plan
 
     def _stage(self, shapes: tuple[Shape, ...], known: dict[int, np.ndarray]) -> _Stage:
-        key = (shapes, self.exact, *(array.tobytes() for array in known.values()))
+        key = (shapes, self.exact, self.tune, *(array.tobytes() for array in known.values()))
         with self._lock:
             if key in self._stages:
                 self._stages.move_to_end(key)
                 return self._stages[key]
         with paused_collector():
             graph = prepare(self.graph, shapes, training=False, known=known, staged=True)
-            plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact)
+            plan = Plan(optimize(graph), default_level(), switched_on("CNNEXT_GUARD"), self.exact, self.tuner())
         following = None
         if graph.rest is not None:
-            following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents, self.exact)
+            following = Runner(graph.rest.graph, self.num_threads, graph.rest.contents, self.exact, self.tune)
         if switched_on("CNNEXT_VERBOSE"):
             print(plan.explain(), file=sys.stderr)
         with self._lock:
@@ -75,10 +81,18 @@ class Runner:
                 self._stages.popitem(last=False)
         return stage
 
+    def tuner(self) -> Tuner | None:
+        """What measures for a plan; None where the model of the costs decides."""
+        if not self.tune:
+            return None
+        from cnnext.tuning import Tuner
+
+        return Tuner(default_level(), limited(self.num_threads))
+
     def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """Check the arrays against the graph's inputs and outputs, and run."""
         latest = self._latest
-        if (latest is not None and outputs is None and latest.exact == self.exact
+        if (latest is not None and outputs is None and latest.choice == (self.exact, self.tune)
                 and executor.alike(inputs, latest.likes, np.ndarray)):
             return latest.plan.run(inputs, limited(self.num_threads))
         arrays = [check_input(v, x, self.graph.shares_batch) for v, x in zip(self.graph.inputs, inputs, strict=True)]
@@ -93,7 +107,8 @@ class Runner:
             if outputs is not None:
                 check_outputs(stage.plan, arrays, outputs)
             if not self._contents:
-                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], stage.plan, self.exact)
+                self._latest = _Latest([(x.shape, x.dtype) for x in arrays], stage.plan,
+                                       (self.exact, self.tune))
             return stage.plan.run(arrays, n_threads, outputs)
         return stage.following._run(stage.rest.feeds(stage.plan.run(arrays, n_threads)), outputs, n_threads)
 
@@ -119,7 +134,7 @@ class _Latest:
 
     likes: list[tuple[Shape, np.dtype]]
     plan: Plan
-    exact: bool
+    choice: tuple[bool, bool]       # exact, tune
 
 
 def check_input(value: Value, array: np.ndarray, nonempty: bool = True) -> np.ndarray:

@@ -323,6 +323,8 @@ typedef struct cnx_simd {
      * bias, dst, low, high and post_op are not read. */
     void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights);
     void (*pixel_rows)(const cnx_pixels *g);
+    /* For benchmarks: multiply-adds in registers alone; returns how many operations, and a vector of results in dst. */
+    int64_t (*fma_loop)(int64_t turns, float *dst);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

@@ -23,8 +23,9 @@ TILE_EFFICIENCY = 0.9
 # Weights that do not stay in L2, beside all else, come from L3, at so many bytes a cycle and core, while products go on.
 L2_BYTES, L2_WEIGHTS_BYTES, L3_BYTES_PER_CYCLE = 1 << 20, 640 << 10, 10.0
 
-# The first algorithm of a list is the most accurate. Another has to cost less than this share of it.
-CLEARLY_LESS = 0.87
+# The first algorithm of a list is the most accurate. Another has to cost less than this share of it; measured times may be
+# nearer. What the model finds so many times as dear as the cheapest is not measured.
+CLEARLY_LESS, CLEARLY_FASTER, NOT_WORTH_A_TRIAL = 0.87, 0.97, 4.0
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,25 @@ def no_window_of_3x3(taps: Sequence[Tap], strides: Pair, groups: int) -> str:
 
 
 def cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> tuple[Algorithm[Sum], str]:
-    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; why no other."""
+    """The algorithm that costs least, or the first, which computes all, unless that costs clearly more; why no other.
+
+    With a tuner, costs of sums of taps are measured seconds.
+    """
     refusals = {a.name: a.refusal(b, s) for a in algorithms}
     costs = {a.name: a.cost(b, s) for a in algorithms if not refusals[a.name]}
+    share, tuned = CLEARLY_LESS, ""
+    rivals = [a for a in algorithms if a.name in costs and costs[a.name] <= NOT_WORTH_A_TRIAL * min(costs.values())]
+    if b.tuner is not None and len(rivals) > 1 and isinstance(s, TapSum):
+        from cnnext.layers._trials import trial_times
+
+        costs, share, tuned = trial_times(b, s, rivals), CLEARLY_FASTER, "tuned: "
     chosen = min((a for a in algorithms if a.name in costs), key=lambda a: costs[a.name])
-    if costs[chosen.name] > CLEARLY_LESS * costs[algorithms[0].name]:
+    if algorithms[0].name in costs and costs[chosen.name] > share * costs[algorithms[0].name]:
         chosen = algorithms[0]
     others = [f"{name} {cost / costs[chosen.name]:.2f}x" for name, cost in costs.items() if name != chosen.name]
     for reason in dict.fromkeys(filter(None, refusals.values())):
         others.append(f"not {' or '.join(name for name in refusals if refusals[name] == reason)}: {reason}")
-    return chosen, f"; {', '.join(others)}" if others else ""
+    return chosen, f"; {tuned}{', '.join(others)}" if others else ""
 
 
 def lower_cheapest(b: PlanBuilder, s: Sum, algorithms: Sequence[Algorithm[Sum]]) -> None:

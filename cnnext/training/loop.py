@@ -243,7 +243,7 @@ class Trainer:
 
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
         trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
-        key = (tuple(shapes), training, trainable, self.model.exact)
+        key = (tuple(shapes), training, trainable, self.model.exact, self.model.tune)
         if key not in self._plans:
             self._plans[key] = self._build(shapes, training)
             while len(self._plans) > MAX_PLANS:
@@ -268,7 +268,7 @@ class Trainer:
             self._append_updates(g, loss, hyper)
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
-        plan = Plan(optimize(g), default_level(), exact=self.model.exact)
+        plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
         return StepPlan(plan, names, target.shape, self.model.parameters)
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:

@@ -13,6 +13,7 @@
 #include "move.inc.c"
 #include "winograd.inc.c"
 #include "pixels.inc.c"
+#include "peak.inc.c"
 
 #define CNX_JOIN_(a, b) a##b
 #define CNX_JOIN(a, b) CNX_JOIN_(a, b)
@@ -71,4 +72,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .winograd_diff_weights = winograd_diff_weights,
     .depthwise_diff_row = depthwise_diff_row,
     .pixel_rows = pixel_rows,
+    .fma_loop = fma_loop,
 };

@@ -45,3 +45,11 @@ def test_json_profile_and_trace(model, capsys):
 def test_open_extents_must_be_given(model, capsys, size, text):
     assert main(["bench", str(model / "net.onnx"), *(["--size", size] if size else [])]) == 1
     assert text in capsys.readouterr().err
+
+
+def test_roofline(model):
+    pytest.importorskip("matplotlib")
+    picture = model / "roof.svg"
+    assert main(["bench", str(model / "net.onnx"), "--size", "6x7", "--threads", "1", "--seconds", "0.05", "--roofline",
+                 str(picture)]) == 0
+    assert "<svg" in picture.read_text()
