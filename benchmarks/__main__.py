@@ -14,6 +14,7 @@ BENCHMARKS = {
     "inference": "LeNet-5, one image and 64, beside other engines where they are installed",
     "real_models": "trained ONNX models on real inputs, cnnext beside ONNX Runtime",
     "peers": "the ten networks beside ONNX Runtime and OpenVINO, with a chart",
+    "training": "a step of training beside PyTorch, four networks, with a chart",
     "networks": "each network of cnnext.models, two threads beside one, what batch normalization costs",
 }
 

@@ -22,10 +22,11 @@ import numpy as np
 from cnnext._pnnx import open_ncnn, open_torch
 from cnnext.errors import CnnextError, message, unknown
 
-__all__ = ["ENGINES", "Timing", "compare"]
+__all__ = ["ENGINES", "Timing", "compare", "compare_runs"]
 
 Feed = Mapping[str, np.ndarray]
 Run = Callable[[Feed], Sequence[np.ndarray]]
+Make = Callable[[], Callable[[], Sequence[np.ndarray]]]
 
 PAUSE_SECONDS = 0.05    # before a turn: some engines' workers spin for a while after a run
 
@@ -83,11 +84,14 @@ class Timing:
         Of each run, in order.
     error : float
         Largest difference of its outputs from those of the first engine, in units of the largest magnitude.
+    peak_bytes : int
+        The most memory that its process has had.
     """
 
     engine: str
     seconds: np.ndarray
     error: float
+    peak_bytes: int
 
     @property
     def best(self) -> float:
@@ -130,20 +134,46 @@ def compare(model: bytes, feed: Feed, engines: Sequence[str], *, threads: int = 
     for name in engines:
         if name not in ENGINES:
             raise ValueError("compare: " + unknown("engine", name, ENGINES))
+    makes = {name: partial(_fed, name, model, dict(feed), threads) for name in engines}
+    return compare_runs(makes, rounds=rounds, seconds=seconds, tolerance=tolerance)
+
+
+def _fed(name: str, model: bytes, feed: Feed, threads: int) -> Callable[[], Sequence[np.ndarray]]:
+    return partial(ENGINES[name](model, feed, threads), feed)
+
+
+def compare_runs(makes: Mapping[str, Make], *, rounds: int = 8, seconds: float = 0.4,
+                 tolerance: float = 5e-4) -> list[Timing]:
+    """Time programs beside each other, each in a process of its own.
+
+    Parameters
+    ----------
+    makes : dict of str to function
+        ``make()``, called in the process, returns what runs once and gives arrays; to be found by its module and name, or a
+        ``partial`` of such a one. The first is what the others' first outputs are compared with.
+    rounds, seconds, tolerance
+        As for ``compare``.
+
+    Raises
+    ------
+    CnnextError
+        If a program cannot be made, fails, or computes something else.
+    """
     running: list[_Engine] = []
     try:
-        running.extend(_Engine(name, model, feed, threads) for name in engines)
+        running.extend(_Engine(name, make) for name, make in makes.items())
         errors = [_difference(engine.outputs, running[0].outputs) for engine in running]
         for engine, error in zip(running, errors, strict=True):
             if not error <= tolerance:
-                raise CnnextError(message(engine.name, "outputs", f"agree with those of {engines[0]} to {tolerance:g} of "
-                                          "the largest magnitude", error))
+                rule = f"agree with those of {running[0].name} to {tolerance:g} of the largest magnitude"
+                raise CnnextError(message(engine.name, "outputs", rule, error))
         times: list[list[float]] = [[] for _ in running]
         for _ in range(rounds):
             for engine, taken in zip(running, times, strict=True):
                 time.sleep(PAUSE_SECONDS)
                 taken += engine.run_for(seconds)
-        return [Timing(e.name, np.array(t), error) for e, t, error in zip(running, times, errors, strict=True)]
+        return [Timing(e.name, np.array(t), error, e.peak_bytes())
+                for e, t, error in zip(running, times, errors, strict=True)]
     finally:
         for engine in running:
             engine.close()
@@ -168,7 +198,7 @@ _CHILD = ("import sys; from multiprocessing.connection import Connection; pipe =
 class _Engine:
     """An engine in a process of its own."""
 
-    def __init__(self, name: str, model: bytes, feed: Feed, threads: int):
+    def __init__(self, name: str, make: Make):
         self.name = name
         self.pipe, end = Pipe()
         self.process = subprocess.Popen([sys.executable, "-c", _CHILD, str(end.fileno())], pass_fds=[end.fileno()],
@@ -176,7 +206,7 @@ class _Engine:
         end.close()
         try:
             self.pipe.send([os.path.abspath(folder) for folder in sys.path])
-            self.pipe.send((name, model, dict(feed), threads))
+            self.pipe.send((name, make))
             self.outputs: list[np.ndarray] = self._receive()
         except BaseException:
             self.close()
@@ -196,6 +226,14 @@ class _Engine:
         self.pipe.send(seconds)
         return self._receive()
 
+    def peak_bytes(self) -> int:
+        """The most memory that the process has had; 0 where the system does not tell."""
+        try:
+            with open(f"/proc/{self.process.pid}/status") as file:
+                return next((1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
+        except OSError:
+            return 0
+
     def close(self) -> None:
         """End the process, which does so when nobody listens any more."""
         self.pipe.close()
@@ -204,10 +242,10 @@ class _Engine:
 
 def serve(pipe: Connection) -> None:
     """Be an engine: send the outputs; then, as often as asked, run for so many seconds, and send the times of the runs."""
-    name, model, feed, threads = pipe.recv()
+    name, make = pipe.recv()
     try:
-        run = ENGINES[name](model, feed, threads)
-        outputs: Any = [np.asarray(a) for a in run(feed)]
+        run = make()
+        outputs: Any = [np.asarray(a) for a in run()]
     except ImportError as error:
         outputs = f"not installed ({error}). Type: pip install {_PACKAGES.get(name, name)}"
     except Exception as error:
@@ -215,16 +253,16 @@ def serve(pipe: Connection) -> None:
     try:
         pipe.send(outputs)
         while not isinstance(outputs, str):
-            pipe.send(_times(run, feed, pipe.recv()))
+            pipe.send(_times(run, pipe.recv()))
     except (EOFError, ConnectionError):
         return
 
 
-def _times(run: Run, feed: Feed, seconds: float) -> list[float]:
-    run(feed)
+def _times(run: Callable[[], object], seconds: float) -> list[float]:
+    run()
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
         start = time.perf_counter()
-        run(feed)
+        run()
         times.append(time.perf_counter() - start)
     return times

@@ -211,6 +211,10 @@ class Model:
                                     validation_data=validation_data, verbose=verbose,
                                     validation_split=validation_split)
 
+    def train_on_batch(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        """One step of training; loss and metrics of this batch before the update."""
+        return self._compiled().train_on_batch(x, y)
+
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode."""
         return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)

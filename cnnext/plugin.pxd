@@ -155,6 +155,7 @@ cdef extern from "cnnext_plugin.h" nogil:
         float high
         int64_t post_op
         const float *post
+        int64_t far
 
     ctypedef struct cnx_winograd:
         int32_t m

@@ -182,7 +182,7 @@ typedef struct cnx_taps {
  *   dst(i, c) = clip(bias[c] + sum_h sum_k src(h, i * SW + k, c) * weights(h, k, c), low, high)
  * with src(h, j, c) = src[h * src_row + j * src_col + c] and weights(h, k, c) = weights[h * weight_row + k * weight_col + c],
  * over the window's `rows` rows h and those columns j with first <= j < last. bias may be NULL. Where post_op is not negative,
- * the unary function follows, with its constants. */
+ * the unary function follows, with its constants. `far` says that the source comes from beyond L2. */
 typedef struct cnx_depthwise {
     int64_t count, channels;
     int64_t rows, KW, SW;
@@ -197,6 +197,7 @@ typedef struct cnx_depthwise {
     float low, high;
     int64_t post_op;
     const float *post;
+    int64_t far;
 } cnx_depthwise;
 
 /* The result of one tile of a Winograd convolution F(m x m, 3 x 3), A^T M A with all that follows it, from the (m + 2)^2

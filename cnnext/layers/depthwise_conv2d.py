@@ -206,7 +206,8 @@ def lower_depthwise(b: PlanBuilder, src: View, weights: View, bias: View | None,
     sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1], tile)
     post, constants = epilogue.post if epilogue.post is not None else (None, ())
     p0, p1 = (*constants, 0.0, 0.0)[:2]
-    params = dict(sliding.params, **columns, block=block, has_bias=bias is not None, has_add=add is not None,
+    params = dict(sliding.params, **columns, block=block, far=4 * src.size > L2_BYTES, has_bias=bias is not None,
+                  has_add=add is not None,
                   post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
                   post_1=p1)
     sources = [src, sliding.table, weights] + [v for v in (bias, add) if v is not None]

@@ -179,6 +179,13 @@ class Trainer:
                 bar.close()
         return means.values()
 
+    def train_on_batch(self, x: Any, y: Any) -> dict[str, float]:
+        """Train on one batch; arguments and errors as for ``fit``. Loss and metrics are those before the update."""
+        data = self._data("train_on_batch", x, y)
+        (batch, targets), = data.batches(len(data))
+        loss, predictions = self.step(batch, targets)
+        return self._values(loss, targets, predictions)
+
     def step(self, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[float, np.ndarray]:
         """Train on one batch.
 

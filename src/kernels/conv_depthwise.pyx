@@ -31,6 +31,7 @@ cdef struct conv_depthwise_params:
     int64_t dh, dw                  # of its first tap
     int64_t weight_first, weight_step   # row of the weights of the first tap, and from one to the next
     int64_t has_bias, has_add
+    int64_t far                     # the source comes from beyond L2
     int64_t post_op                 # unary function after low/high, or -1
     double low, high
     double post_0, post_1
@@ -79,6 +80,7 @@ cdef inline cnx_depthwise sliding_row(const conv_depthwise_params *p, const wind
     row.rows = 0
     row.post_op = -1
     row.count = w.dst.shape[2]
+    row.far = p.far
     row.channels = 0
     row.KW = p.KW
     row.SW = p.SW
@@ -152,6 +154,7 @@ cdef void add_sliding_row(const depthwise_backward_weights_params *p, const cnx_
     cdef int64_t ih = oh * p.SH + p.dh, top = max(0, -ih), bottom = min(p.KH, src.shape[1] - ih), C = src.shape[3]
     cdef cnx_depthwise t
     t.count = diff_dst.shape[2]
+    t.far = 0
     t.channels = C
     t.rows = max(0, bottom - top)
     t.KW = p.KW

@@ -10,6 +10,8 @@
  *   Channels:   likewise the last vector ends where the channels end. Fewer than a vector of them are loaded in part.
  *   Borders:    rows of the window outside the image are not given. A block that reaches over the left or right border
  *               looks at each column and leaves out those that do not exist; so no border is ever copied or multiplied.
+ *   Prefetch:   of a source beyond L2, the row below the window, and the lines of dst: the hardware does not follow the columns of
+ *               a block (32x32x144 from memory: 1.5x; from L2 it would cost 5 %).
  *   Order:      a value takes its taps in the order of (row, column) in every block shape; its bits depend on nothing else.
  */
 
@@ -24,6 +26,12 @@ CNX_INLINE void depthwise_tile(const int np, const int kw, const int sw, const i
     const vf bias = t->bias ? load_block(t->bias + channel, 0, part) : splat(0);
     vf sum[8];
     CNX_UNROLL for (int i = 0; i < np; i++) sum[i] = bias;
+    if (t->far)
+        CNX_UNROLL for (int i = 0; i < np; i++)
+        {
+            __builtin_prefetch(t->dst + (pixel + i) * t->dst_col + channel, 1);
+            __builtin_prefetch(src + t->rows * t->src_row + (i + kw / 2) * sw * src_col, 0, 2);
+        }
     for (int64_t row = t->rows; row > 0; row--) {
         vf w[7];
         const float *column = src;
