@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ class Pipe:
 def test_an_engine_that_is_not_installed(monkeypatch, name, module, words):
     monkeypatch.setitem(sys.modules, module, None)
     model, feed = model_and_feed()
-    pipe = Pipe((name, model, feed, 1))
+    pipe = Pipe((name, partial(engines._fed, name, model, feed, 1)))
     engines.serve(pipe)
     [answer] = pipe.sent
     assert answer.startswith("not installed") and answer.endswith(words)
