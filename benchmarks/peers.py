@@ -71,7 +71,7 @@ def channels_first_model(name: str) -> tuple[bytes, tuple[int, ...]]:
 def _draw(ratios: Ratios, others: Sequence[str]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
     axes = figure.subplots()
     names = list(next(iter(ratios.values())))
     width = 0.8 / len(ratios)
