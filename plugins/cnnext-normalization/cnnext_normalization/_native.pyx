@@ -101,6 +101,7 @@ cdef inline const float *vector(const cnx_tensor *t) noexcept nogil:
 
 cdef enum:
     BLOCK_FLOATS = 4096             # 16 KB: what is read twice stays in L1
+    MOMENT_BLOCKS = 4               # of these at once: joining blocks in double costs more than reading one again from L2
     SUM_ROWS = 64                   # a block where nothing is read twice has this many rows at least
     CENTER = 0                      # rows of the statistics: the nearest float to the mean,
     REST = 1                        # what is left of the mean,
@@ -120,13 +121,12 @@ cdef struct moments_params:
 cdef void join_block(const float *center, const float *sums, const float *squares, int64_t rows, int64_t seen,
                      double *mean, double *deviation, int64_t n) noexcept nogil:
     # Chan, Golub, LeVeque: mean and squared deviations of two sets together
-    cdef double share = <double>rows / (seen + rows), count = rows, before = seen, block, gap
+    cdef double share = <double>rows / (seen + rows), each = 1.0 / rows, before = seen * share, gap
     cdef int64_t c
     for c in range(n):
-        block = center[c] + sums[c] / count
-        gap = block - mean[c]
+        gap = center[c] + sums[c] * each - mean[c]
         mean[c] += gap * share
-        deviation[c] += (squares[c] - <double>sums[c] * sums[c] / count) + gap * gap * before * share
+        deviation[c] += (squares[c] - <double>sums[c] * sums[c] * each) + gap * gap * before
 
 
 cdef int moments(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -144,7 +144,7 @@ cdef int moments(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     cdef norm_run run
     memset(mean, 0, 2 * n * sizeof(double))
     while row < last:
-        rows = min(last - row, block_rows(n))
+        rows = min(last - row, MOMENT_BLOCKS * block_rows(n))
         run = run_at(src, sample, row, &rows)
         memset(center, 0, 3 * n * sizeof(float))
         worker.simd.sum_rows(run.at, run.step, rows, center, n)
