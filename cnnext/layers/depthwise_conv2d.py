@@ -254,7 +254,8 @@ def lower_depthwise_backward_weights(b: PlanBuilder, src: View, diff_dst: View, 
     table = b.table([(dh, dw, kh * window.kernel[1] + kw) for dh, dw, kh, kw in taps])
     columns = _sliding_columns(taps, window.strides, window.kernel[1])
     b.step("depthwise_backward_weights", [src, diff_dst, table], [partial],
-           dict(n_taps=n_taps, SH=window.strides[0], SW=window.strides[1], shards=shards, **columns), tiles=shards,
+           dict(n_taps=n_taps, SH=window.strides[0], SW=window.strides[1], shards=shards,
+                far=4 * src.size > L2_BYTES, **columns), tiles=shards,
            macs=macs, why=f"{shards} shards of {n * oh} rows{', columns slide' if columns['KW'] else ''}")
     if shards > 1:
         lower_sum_shards(b, partial, diff_weights)

@@ -128,6 +128,7 @@ cdef struct depthwise_backward_weights_params:
     int64_t n_taps                  # table src[2]: n_taps rows of (dh, dw, row of diff_weights)
     int64_t SH, SW
     int64_t shards
+    int64_t far                     # the source comes from beyond L2
     int64_t KH, KW                  # a window whose columns slide, else 0
     int64_t dh, dw                  # of its first tap
     int64_t weight_first, weight_step   # row of diff_weights of the first tap, and from one to the next
@@ -154,7 +155,7 @@ cdef void add_sliding_row(const depthwise_backward_weights_params *p, const cnx_
     cdef int64_t ih = oh * p.SH + p.dh, top = max(0, -ih), bottom = min(p.KH, src.shape[1] - ih), C = src.shape[3]
     cdef cnx_depthwise t
     t.count = diff_dst.shape[2]
-    t.far = 0
+    t.far = p.far
     t.channels = C
     t.rows = max(0, bottom - top)
     t.KW = p.KW

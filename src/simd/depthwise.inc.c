@@ -132,6 +132,12 @@ CNX_INLINE void depthwise_diff_tile(const int np, const int kw, const int sw, co
     const float *src = t->src + pixel * sw * src_col + channel;
     vf diff[8];
     CNX_UNROLL for (int i = 0; i < np; i++) diff[i] = load_block(diff_dst + (pixel + i) * t->dst_col + channel, 0, part);
+    if (t->far)
+        CNX_UNROLL for (int i = 0; i < np; i++)
+        {
+            __builtin_prefetch(diff_dst + (t->count + pixel + i) * t->dst_col + channel, 0, 2);
+            __builtin_prefetch(src + t->rows * t->src_row + (i + kw / 2) * sw * src_col, 0, 2);
+        }
     for (int64_t row = 0; row < t->rows; row++) {
         float *to = diff_weights + row * t->weight_row + channel;
         const float *column = src + row * t->src_row;
