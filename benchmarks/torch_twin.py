@@ -144,7 +144,8 @@ def _max_pool(node: Node) -> nn.Module:
 
 _MODULES: dict[str, Callable[[Node], nn.Module]] = {
     "Conv2D": _conv, "DepthwiseConv2D": _conv, "BatchNorm": _norm, "Dense": _dense, "MaxPool2D": _max_pool,
-    "ReLU": lambda node: nn.ReLU(inplace=True), "ReLU6": lambda node: nn.ReLU6(inplace=True), "Add": lambda node: _Sum(),
+    "ReLU": lambda node: nn.ReLU(inplace=True), "ReLU6": lambda node: nn.ReLU6(inplace=True),
+    "SiLU": lambda node: nn.SiLU(), "Add": lambda node: _Sum(),
     "GlobalAvgPool2D": lambda node: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     "Flatten": lambda node: nn.Flatten(), "Dropout": lambda node: nn.Dropout(node.layer.rate),
 }
