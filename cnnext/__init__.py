@@ -22,8 +22,9 @@ _MODULES: dict[str, str] = {
     "show_config": "cnnext.config",
     "SGD": "cnnext.training.optimizers",
     "Adam": "cnnext.training.optimizers",
-    "SparseCategoricalCrossentropy": "cnnext.training.losses",
-    "MeanSquaredError": "cnnext.training.losses",
+    **{name: "cnnext.training.losses" for name in (
+        "SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy", "MeanSquaredError",
+        "MeanAbsoluteError", "Huber", "Hinge", "Dice")},
     "TopKAccuracy": "cnnext.training.metrics",
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }

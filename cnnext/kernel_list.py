@@ -15,7 +15,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "conv_pixels": ("conv_pixels",),
     "conv_winograd": ("conv_winograd", "conv_winograd_src", "conv_winograd_weights", "conv_winograd_backward_weights"),
     "matmul": ("matmul_pack", "matmul"),
-    "loss": ("cross_entropy", "cross_entropy_backward", "squared_error", "squared_error_backward", "sum_losses"),
+    "loss": ("cross_entropy", "cross_entropy_backward", "one_hot", "squared_error", "squared_error_backward", "sum_losses"),
     "resample": ("resample", "transpose"),
     "optimizer": ("sgd", "adam"),
     "conv_depthwise": ("conv_depthwise", "depthwise_backward_weights"),
