@@ -78,7 +78,7 @@ from cnnext.reference.loss import (
     sparse_categorical_crossentropy_backward,
 )
 from cnnext.reference.matmul import matmul, matmul_backward
-from cnnext.reference.optimizer import adam, sgd
+from cnnext.reference.optimizer import adam, clip_by_norm, lamb, rmsprop, sgd
 from cnnext.reference.pooling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -146,6 +146,7 @@ __all__ = [
     "binary_crossentropy_backward",
     "categorical_crossentropy",
     "categorical_crossentropy_backward",
+    "clip_by_norm",
     "concat",
     "concat_backward",
     "conv2d",
@@ -180,6 +181,7 @@ __all__ = [
     "hinge_backward",
     "huber",
     "huber_backward",
+    "lamb",
     "locally_connected2d",
     "locally_connected2d_backward_bias",
     "locally_connected2d_backward_data",
@@ -231,6 +233,7 @@ __all__ = [
     "reduce_sum_square",
     "reduce_sum_square_backward",
     "reduce_to_shape",
+    "rmsprop",
     "sgd",
     "softmax",
     "softmax_backward",

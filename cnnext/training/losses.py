@@ -571,6 +571,13 @@ def _sum_of_tiles(b: PlanBuilder, kernel: str, src: list[View], dst: View, tiles
     b.step("sum_losses", [partial], [dst], {"scale": scale}, why="in order of the tiles")
 
 
+def lower_sum_squares(b: PlanBuilder, src: View, dst: View) -> None:
+    """Append the sum of the squares of all elements to ``dst``, shape (1,): that of the tiles, in their order."""
+    (view,) = _unit_rows([src])
+    rows, chunk, tiles = _chunk_tiles(view.shape)
+    _sum_of_tiles(b, "sum_squares", [view], dst, tiles, 1.0, {"rows": rows, "chunk": chunk}, scratch_bytes=0)
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
     "categorical_crossentropy": CategoricalCrossentropy,

@@ -109,6 +109,18 @@ cdef double sum_of_squares(const float *x, int64_t n, const cnx_simd *simd) noex
     return total
 
 
+cdef int sum_squares(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] any values, dst[0] (tiles,): sum of the squares of a tile
+    cdef const cnx_tensor *src = &args.src[0]
+    cdef row_range r = tile_rows(src, <const rows_params *>args.params, worker.tile)
+    cdef double total = 0
+    cdef int64_t row
+    for row in range(r.first_row, r.last_row):
+        total += sum_of_squares(row_at(src, row, r.first), r.count, worker.simd)
+    (<float *>args.dst[0].data)[worker.tile] = <float>total
+    return CNX_OK
+
+
 cdef int squared_error(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     # src: prediction and target of one shape, dst[0] (tiles,): sum of squared differences of a tile; scratch: one chunk
     cdef const cnx_tensor *pred = &args.src[0]
@@ -167,6 +179,7 @@ KERNELS = {
     "cross_entropy": kernel("cross_entropy", cross_entropy),
     "cross_entropy_backward": kernel("cross_entropy_backward", cross_entropy_backward),
     "one_hot": kernel("one_hot", one_hot),
+    "sum_squares": kernel("sum_squares", sum_squares),
     "squared_error": kernel("squared_error", squared_error),
     "squared_error_backward": kernel("squared_error_backward", squared_error_backward),
     "sum_losses": kernel("sum_losses", sum_losses),
@@ -175,6 +188,7 @@ PARAMS = {
     "cross_entropy": fields(cross_entropy_zero),
     "cross_entropy_backward": fields(cross_entropy_zero),
     "one_hot": fields(one_hot_zero),
+    "sum_squares": fields(squared_error_zero),
     "squared_error": fields(squared_error_zero),
     "squared_error_backward": fields(squared_error_zero),
     "sum_losses": fields(sum_losses_zero),
