@@ -24,7 +24,8 @@ _MODULES: dict[str, str] = {
     **dict.fromkeys(("StepDecay", "CosineDecay", "OneCycle", "WarmUp"), "cnnext.training.schedules"),
     **dict.fromkeys(("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy", "MeanSquaredError",
                      "MeanAbsoluteError", "Huber", "Hinge", "Dice"), "cnnext.training.losses"),
-    "TopKAccuracy": "cnnext.training.metrics",
+    **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "confusion_matrix", "precision", "recall",
+                     "f1_score", "mean_iou"), "cnnext.training.metrics"),
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }
 

@@ -79,6 +79,11 @@ class Optimizer(ABC):
     def learning_rate(self, value: float | Schedule) -> None:
         self._learning_rate = as_rate(type(self).__name__, "learning_rate", value)
 
+    @property
+    def schedule(self) -> Schedule | None:
+        """The function that gives the learning rate; None where it is a number. A number that is set ends the schedule."""
+        return self._learning_rate if callable(self._learning_rate) else None
+
     @abstractmethod
     def settings(self) -> dict[str, float]:
         """The other arguments, by name, in their order."""

@@ -44,8 +44,10 @@ def test_an_optimizer_shows_the_rate_of_its_next_step():
     optimizer.steps = 2
     assert optimizer.learning_rate == pytest.approx(0.01)
     assert "learning_rate=StepDecay(learning_rate=0.1, step_size=2, factor=0.1)" in repr(optimizer)
+    assert optimizer.schedule == cx.StepDecay(0.1, step_size=2)
     optimizer.learning_rate = 0.5
     assert optimizer.learning_rate == 0.5
+    assert optimizer.schedule is None
 
 
 @pytest.mark.parametrize(("make", "text"), [
