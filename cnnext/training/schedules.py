@@ -133,7 +133,7 @@ class OneCycle:
 
     def __call__(self, step: int) -> float:
         first, last = self.learning_rate / self.start_divisor, self.steps - 1
-        peak = self.share * last
+        peak = max(self.share * self.steps - 1, 0)      # the last update on the way up
         if step < peak:
             return _cosine(first, self.learning_rate, step / peak)
         return _cosine(self.learning_rate, first / self.end_divisor, (min(step, last) - peak) / (last - peak))

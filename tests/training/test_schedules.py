@@ -22,13 +22,19 @@ def test_cosine_decay():
 
 
 def test_one_cycle():
-    schedule = cx.OneCycle(1.0, steps=101, share=0.25, start_divisor=10, end_divisor=100)
-    rates = [schedule(step) for step in range(101)]
-    assert [rates[0], rates[25], rates[100], schedule(500)] == pytest.approx([0.1, 1.0, 0.001, 0.001])
-    assert rates[:26] == sorted(rates[:26])
-    assert rates[25:] == sorted(rates[25:], reverse=True)
-    # half way down
-    assert (schedule(62) + schedule(63)) / 2 == pytest.approx(0.5005, rel=1e-3)
+    schedule = cx.OneCycle(1.0, steps=100, share=0.25, start_divisor=10, end_divisor=100)
+    rates = [schedule(step) for step in range(100)]
+    assert [rates[0], rates[12], rates[24], rates[99], schedule(500)] == pytest.approx([0.1, 0.55, 1.0, 0.001, 0.001])
+    assert rates[:25] == sorted(rates[:25])
+    assert rates[24:] == sorted(rates[24:], reverse=True)
+    assert (rates[61] + rates[62]) / 2 == pytest.approx(0.5005)     # half way down
+    # the rates of PyTorch's OneCycleLR(max_lr=0.1, total_steps=5, pct_start=0.5), whose peak lies between two updates
+    short = cx.OneCycle(0.1, steps=5, share=0.5)
+    assert [short(step) for step in range(5)] == pytest.approx([0.004, 0.076, 0.09045089, 0.03454941, 4e-07], rel=1e-5)
+
+
+def test_one_cycle_without_a_way_up():
+    assert [cx.OneCycle(1.0, steps=2, share=0.3, end_divisor=4)(step) for step in range(2)] == pytest.approx([1.0, 0.01])
 
 
 def test_warm_up():
