@@ -139,13 +139,15 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
+    learning_rate : float or function of the step
     momentum : float
         In [0, 1). Without momentum nothing is kept for a parameter.
     nesterov : bool
         Step along ``gradient + momentum * velocity``.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
+    **clipping
+        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
 
     References
     ----------
@@ -174,13 +176,15 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
+    learning_rate : float or function of the step
     beta_1, beta_2 : float
         In [0, 1): how long the two means remember.
     epsilon : float
         Greater than 0.
     weight_decay : float
         Decoupled from the moments (AdamW): ``w -= learning_rate * weight_decay * w``.
+    **clipping
+        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
 
     References
     ----------
@@ -235,6 +239,8 @@ class Lamb(Adam):
         As in ``Adam``.
     weight_decay : float
         Added to the direction before it is scaled.
+    **clipping
+        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
 
     References
     ----------
@@ -255,7 +261,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
+    learning_rate : float or function of the step
     rho : float
         In [0, 1): how long the mean remembers.
     momentum : float
@@ -264,6 +270,8 @@ class RMSprop(Optimizer):
         Greater than 0, added to the root.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
+    **clipping
+        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
 
     References
     ----------
@@ -291,13 +299,15 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float
+    learning_rate : float or function of the step
     initial_accumulator_value : float
         What the sums begin with, at least 0.
     epsilon : float
         Greater than 0, added to the root.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
+    **clipping
+        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
 
     References
     ----------
