@@ -20,11 +20,12 @@ _MODULES: dict[str, str] = {
     "receptive_field": "cnnext.summary",
     "set_random_seed": "cnnext.training.initializers",
     "show_config": "cnnext.config",
-    "SGD": "cnnext.training.optimizers",
-    "Adam": "cnnext.training.optimizers",
-    "SparseCategoricalCrossentropy": "cnnext.training.losses",
-    "MeanSquaredError": "cnnext.training.losses",
-    "TopKAccuracy": "cnnext.training.metrics",
+    **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lamb"), "cnnext.training.optimizers"),
+    **dict.fromkeys(("StepDecay", "CosineDecay", "OneCycle", "WarmUp"), "cnnext.training.schedules"),
+    **dict.fromkeys(("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy", "MeanSquaredError",
+                     "MeanAbsoluteError", "Huber", "Hinge", "Dice"), "cnnext.training.losses"),
+    **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "confusion_matrix", "precision", "recall",
+                     "f1_score", "mean_iou"), "cnnext.training.metrics"),
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }
 

@@ -255,6 +255,8 @@ cdef extern from "cnnext_plugin.h" nogil:
         void (*depthwise_diff_row)(const cnx_depthwise *t, const float *diff_dst, float *diff_weights) noexcept nogil
         void (*pixel_rows)(const cnx_pixels *g) noexcept nogil
         int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
+        void (*rmsprop)(float *w, float *square, float *velocity, const float *dw, int64_t n, float rate, double keep,
+                        double take, float momentum, float epsilon, float decay) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

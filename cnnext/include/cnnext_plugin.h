@@ -326,6 +326,10 @@ typedef struct cnx_simd {
     void (*pixel_rows)(const cnx_pixels *g);
     /* For benchmarks: multiply-adds in registers alone; returns how many operations, and a vector of results in dst. */
     int64_t (*fma_loop)(int64_t turns, float *dst);
+    /* With gradient = dw + decay * w: square = keep * square + take * gradient^2, step = gradient / (sqrt(square) + epsilon),
+     * epsilon > 0; velocity = momentum * velocity + step unless it is NULL; w -= rate * velocity, or rate * step. */
+    void (*rmsprop)(float *w, float *square, float *velocity, const float *dw, int64_t n, float rate, double keep,
+                    double take, float momentum, float epsilon, float decay);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

@@ -73,3 +73,44 @@ def adam(
     correction = math.sqrt(1 - beta2**step)
     update = rate * correction / (1 - beta1**step) * m / (v**0.5 + epsilon * correction)
     return w - rate * decay * w - update, m, v
+
+
+def rmsprop(w: Array, square: Array, velocity: Array, dw: Array, rate: float, keep: float, take: float,
+            momentum: float = 0.0, epsilon: float = 1e-7, decay: float = 0.0) -> tuple[Array, Array, Array]:
+    """RMSprop (keep = rho, take = 1 - rho) and Adagrad (keep = take = 1), with L2 decay.
+
+    Returns
+    -------
+    w, square, velocity : the new weights, mean or sum of squared gradients, and velocity
+
+    References
+    ----------
+    T. Tieleman, G. Hinton, "Neural networks for machine learning", lecture 6.5, 2012. J. Duchi, E. Hazan, Y. Singer,
+    "Adaptive subgradient methods for online learning and stochastic optimization", 2011.
+    """
+    gradient = dw + decay * w
+    square = keep * square + take * gradient * gradient
+    velocity = momentum * velocity + gradient / (square**0.5 + epsilon)
+    return w - rate * velocity, square, velocity
+
+
+def lamb(w: Array, m: Array, v: Array, dw: Array, step: int, rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+         epsilon: float = 1e-7, decay: float = 0.0) -> tuple[Array, Array, Array]:
+    """Adam's step and the decay, scaled to the norm of the weights; arguments and results as for `adam`.
+
+    References
+    ----------
+    Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, algorithm 2.
+    """
+    m = beta1 * m + (1 - beta1) * dw
+    v = beta2 * v + (1 - beta2) * dw * dw
+    direction = m / (1 - beta1**step) / ((v / (1 - beta2**step)) ** 0.5 + epsilon) + decay * w
+    norms = math.sqrt((w * w).sum()), math.sqrt((direction * direction).sum())
+    ratio = norms[0] / norms[1] if all(norms) else 1.0
+    return w - rate * ratio * direction, m, v
+
+
+def clip_by_norm(gradients: list[Array], bound: float) -> list[Array]:
+    """The gradients, scaled down so that the norm of all of them together is at most ``bound``."""
+    norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+    return [g * (bound / max(norm, bound)) for g in gradients]

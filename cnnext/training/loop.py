@@ -286,10 +286,10 @@ class Trainer:
                 if value.parameter is not None and value.parameter.trainable:
                     values.setdefault(value.parameter, {})[value] = None
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
-        for group in values.values():
-            partials = [diffs[v] for v in group if v in diffs]
-            if partials:
-                self.optimizer.append(g, next(iter(group)), _sum(g, partials), hyper)
+        sums = {next(iter(group)): _sum(g, partials) for group in values.values()
+                if (partials := [diffs[v] for v in group if v in diffs])}
+        for weights, diff in zip(sums, self.optimizer.clipped(g, list(sums.values())), strict=True):
+            self.optimizer.append(g, weights, diff, hyper)
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))

@@ -1,4 +1,8 @@
-"""Metrics: what is watched during training, computed in NumPy on the predictions of each step."""
+"""Metrics: what is watched during training, computed in NumPy on the predictions of each step.
+
+Precision, recall, F1 and mean IoU are no means over batches: they are functions of a confusion matrix, computed on the
+predictions for a whole data set, ``confusion_matrix(y, net.predict(x))``, and so are no metrics to be watched.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cnnext.errors import unknown
-from cnnext.layers.attributes import as_int
+from cnnext.errors import message, unknown
+from cnnext.layers.attributes import as_int, as_number
 
 # (targets, predictions) of a batch to the mean over it
 MetricFunction = Callable[[np.ndarray, np.ndarray], float]
@@ -47,6 +51,101 @@ def top_k_accuracy(targets: np.ndarray, predictions: np.ndarray, k: int = 1) -> 
 def top_k_error_rate(targets: np.ndarray, predictions: np.ndarray, k: int = 1) -> float:
     """Share of the labels that are not among the k highest scores: 1 - ``top_k_accuracy``."""
     return 1.0 - top_k_accuracy(targets, predictions, k)
+
+
+def binary_accuracy(targets: np.ndarray, predictions: np.ndarray, threshold: float = 0.5) -> float:
+    """Share of the elements on their target's side of the threshold: 1/2 for probabilities, 0 for logits.
+
+    Parameters
+    ----------
+    targets : array of 0 (or -1) and 1, of the predictions' shape
+    predictions : array
+    threshold : float
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    wanted = np.asarray(targets)
+    if wanted.shape != predictions.shape:
+        raise ValueError(message("binary_accuracy", "targets", f"have shape {predictions.shape}", wanted))
+    return float(((wanted > 0) == (predictions > threshold)).mean())
+
+
+def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, classes: int | None = None) -> np.ndarray:
+    """How often each class was taken for each.
+
+    Parameters
+    ----------
+    targets : (N, ...) integer labels, or one-hot rows of the predictions' shape
+    predictions : (N, ..., K) scores, or (N, ...) integer labels
+    classes : int, optional
+        Where the predictions are labels; without it, one more than the greatest label.
+
+    Returns
+    -------
+    ndarray of int64, shape (K, K)
+        Rows: the class of the target; columns: that of the prediction.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match or a label lies outside the classes.
+    """
+    wanted, given = np.asarray(targets), np.asarray(predictions)
+    if given.dtype.kind not in "iu":
+        classes = given.shape[-1]
+        if wanted.shape == given.shape:
+            wanted = wanted.argmax(-1)
+        given = given.argmax(-1)
+    if wanted.dtype.kind not in "iu":
+        raise TypeError(message("confusion_matrix", "targets", "be whole numbers, the labels of the classes", wanted))
+    if wanted.shape != given.shape:
+        raise ValueError(message("confusion_matrix", "targets", f"have shape {given.shape}", wanted))
+    if classes is None:
+        classes = int(max(wanted.max(initial=0), given.max(initial=0))) + 1
+    for name, labels in (("targets", wanted), ("predictions", given)):
+        bad = (labels < 0) | (labels >= classes)
+        if bad.any():
+            raise ValueError(message("confusion_matrix", name, f"be labels in [0, {classes})", int(labels[bad][0])))
+    cells = wanted.astype(np.int64).reshape(-1) * classes + given.astype(np.int64).reshape(-1)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def precision(matrix: np.ndarray) -> np.ndarray:
+    """Of what was taken for a class, the share that is of it: (K,), 0 for a class that nothing was taken for.
+
+    Parameters
+    ----------
+    matrix : (K, K)
+        A confusion matrix; matrices of parts of the data may be added up.
+    """
+    return _share(np.diag(matrix), matrix.sum(axis=0))
+
+
+def recall(matrix: np.ndarray) -> np.ndarray:
+    """Of what is of a class, the share that was taken for it: (K,), 0 for a class without examples; see `precision`."""
+    return _share(np.diag(matrix), matrix.sum(axis=1))
+
+
+def f1_score(matrix: np.ndarray) -> np.ndarray:
+    """Harmonic mean of precision and recall: (K,), 0 for a class that is never right; see `precision`."""
+    return _share(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Mean over classes of intersection over union, right / (right + missed + mistaken); see `precision`.
+
+    Classes that are neither wanted nor given are left out; of no class, NaN.
+    """
+    right, union = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1) - np.diag(matrix)
+    seen = union > 0
+    return float((right[seen] / union[seen]).mean()) if seen.any() else float("nan")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
 class Metric:
@@ -92,6 +191,25 @@ class TopKAccuracy(Metric):
         return top_k_accuracy(targets, predictions, self.k)
 
 
+class BinaryAccuracy(Metric):
+    """Share of the elements on their target's side of a threshold.
+
+    Parameters
+    ----------
+    threshold : float
+        1/2 for probabilities, 0 for logits.
+    name : str
+    """
+
+    def __init__(self, threshold: float = 0.5, name: str = "binary_accuracy"):
+        self.threshold = as_number("BinaryAccuracy", "threshold", threshold)
+        super().__init__(name, self.binary_accuracy)
+
+    def binary_accuracy(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+        """Accuracy of a batch."""
+        return binary_accuracy(targets, predictions, self.threshold)
+
+
 class TopKErrorRate(TopKAccuracy):
     """Share of the labels not among the k highest scores; named ``"error_rate"`` or ``"top_<k>_error_rate"``."""
 
@@ -103,8 +221,8 @@ class TopKErrorRate(TopKAccuracy):
 
 
 def get_metric(metric: str | Metric | MetricFunction) -> Metric:
-    """A metric by name (``"accuracy"``, ``"error_rate"``, ``"top_3_accuracy"``, ``"top_5_error_rate"``), the metric
-    itself, or one made of a function ``f(targets, predictions)``.
+    """A metric by name (``"accuracy"``, ``"error_rate"``, ``"top_3_accuracy"``, ``"top_5_error_rate"``,
+    ``"binary_accuracy"``), the metric itself, or one made of a function ``f(targets, predictions)``.
 
     Raises
     ------
@@ -116,10 +234,12 @@ def get_metric(metric: str | Metric | MetricFunction) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
+        if metric == "binary_accuracy":
+            return BinaryAccuracy()
         name = re.fullmatch(r"(?:top_([1-9]\d{0,5})_)?(accuracy|error_rate)", metric)
         if name is None:
             raise ValueError("compile: " + unknown("metric", metric, ("accuracy", "error_rate", "top_3_accuracy",
-                                                                      "top_3_error_rate")))
+                                                                      "top_3_error_rate", "binary_accuracy")))
         kind = TopKAccuracy if name[2] == "accuracy" else TopKErrorRate
         return kind(int(name[1] or 1), metric)
     if callable(metric):

@@ -1,4 +1,4 @@
-"""Losses and their gradients: cross-entropy of class labels, squared error.
+"""Losses and their gradients: cross-entropy of class labels, labels as one-hot rows, squared error.
 
 Design
     Rows of scores go through the softmax primitives; what follows touches one element of a row. A loss is summed in
@@ -76,6 +76,26 @@ cdef int cross_entropy_backward(const cnx_args *args, cnx_worker *worker) noexce
     return CNX_OK
 
 
+cdef struct one_hot_params:
+    int64_t rows                    # rows of a tile
+
+
+cdef int one_hot(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] labels (M,), dst[0] (..., K): 1 at the label of a row, else 0
+    cdef const one_hot_params *p = <const one_hot_params *>args.params
+    cdef const cnx_tensor *dst = &args.dst[0]
+    cdef const int64_t *labels = <const int64_t *>args.src[0].data
+    cdef int64_t classes = dst.shape[dst.rank - 1], row
+    cdef float *wanted
+    for row in range(worker.tile * p.rows, min((worker.tile + 1) * p.rows, n_rows(dst))):
+        if labels[row] < 0 or labels[row] >= classes:
+            return CNX_ERROR_LABEL
+        wanted = row_at(dst, row, 0)
+        memset(wanted, 0, classes * sizeof(float))
+        wanted[labels[row]] = 1
+    return CNX_OK
+
+
 cdef double sum_of_squares(const float *x, int64_t n, const cnx_simd *simd) noexcept nogil:
     cdef float[LANES] lanes
     cdef int64_t whole = n // LANES * LANES
@@ -87,6 +107,18 @@ cdef double sum_of_squares(const float *x, int64_t n, const cnx_simd *simd) noex
     for i in range(LANES):
         total += lanes[i]
     return total
+
+
+cdef int sum_squares(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] any values, dst[0] (tiles,): sum of the squares of a tile
+    cdef const cnx_tensor *src = &args.src[0]
+    cdef row_range r = tile_rows(src, <const rows_params *>args.params, worker.tile)
+    cdef double total = 0
+    cdef int64_t row
+    for row in range(r.first_row, r.last_row):
+        total += sum_of_squares(row_at(src, row, r.first), r.count, worker.simd)
+    (<float *>args.dst[0].data)[worker.tile] = <float>total
+    return CNX_OK
 
 
 cdef int squared_error(const cnx_args *args, cnx_worker *worker) noexcept nogil:
@@ -139,12 +171,15 @@ cdef int sum_losses(const cnx_args *args, cnx_worker *worker) noexcept nogil:
 
 
 cdef cross_entropy_params cross_entropy_zero
+cdef one_hot_params one_hot_zero
 cdef rows_params squared_error_zero
 cdef sum_losses_params sum_losses_zero
 
 KERNELS = {
     "cross_entropy": kernel("cross_entropy", cross_entropy),
     "cross_entropy_backward": kernel("cross_entropy_backward", cross_entropy_backward),
+    "one_hot": kernel("one_hot", one_hot),
+    "sum_squares": kernel("sum_squares", sum_squares),
     "squared_error": kernel("squared_error", squared_error),
     "squared_error_backward": kernel("squared_error_backward", squared_error_backward),
     "sum_losses": kernel("sum_losses", sum_losses),
@@ -152,6 +187,8 @@ KERNELS = {
 PARAMS = {
     "cross_entropy": fields(cross_entropy_zero),
     "cross_entropy_backward": fields(cross_entropy_zero),
+    "one_hot": fields(one_hot_zero),
+    "sum_squares": fields(squared_error_zero),
     "squared_error": fields(squared_error_zero),
     "squared_error_backward": fields(squared_error_zero),
     "sum_losses": fields(sum_losses_zero),

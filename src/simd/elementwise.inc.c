@@ -442,3 +442,20 @@ static void adam(float *w, float *m, float *v, const float *dw, int64_t n, float
         store_row(w + i, weight - decay * weight - rate * mean / (sqrt_v(square) + epsilon), left);
     }
 }
+static void rmsprop(float *w, float *square, float *velocity, const float *dw, int64_t n, float rate, double keep,
+                    double take, float momentum, float epsilon, float decay)
+{
+    const float kept = (float)keep, taken = (float)take;
+    for (int64_t i = 0; i < n; i += CNX_VL) {
+        const int64_t left = n - i;
+        const vf weight = load_row(w + i, left), gradient = load_row(dw + i, left) + decay * weight;
+        const vf mean = kept * load_row(square + i, left) + taken * (gradient * gradient);
+        vf step = gradient / (sqrt_v(mean) + epsilon);
+        store_row(square + i, mean, left);
+        if (velocity) {
+            step += momentum * load_row(velocity + i, left);
+            store_row(velocity + i, step, left);
+        }
+        store_row(w + i, weight - rate * step, left);
+    }
+}

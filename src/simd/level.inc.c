@@ -73,4 +73,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .depthwise_diff_row = depthwise_diff_row,
     .pixel_rows = pixel_rows,
     .fma_loop = fma_loop,
+    .rmsprop = rmsprop,
 };

@@ -33,8 +33,9 @@ TWINS = {
     "resample": "upsample2d", "transpose": "permute",
     "cross_entropy": "sparse_categorical_crossentropy",
     "cross_entropy_backward": "sparse_categorical_crossentropy_backward",
-    "squared_error": "mean_squared_error", "squared_error_backward": "mean_squared_error_backward",
+    "one_hot": "one_hot", "squared_error": "mean_squared_error", "squared_error_backward": "mean_squared_error_backward",
     "sum_losses": "sparse_categorical_crossentropy", "sgd": "sgd", "adam": "adam",
+    "rmsprop": "rmsprop", "lamb_direction": "lamb", "lamb": "lamb", "sum_squares": "clip_by_norm",
 }
 
 IMAGE = (2, 24, 24, 8)
@@ -77,6 +78,8 @@ def test_every_kernel_is_reached():
     small = cx.Input((14, 14, 256))     # few tiles, many channels
     used |= kernels_of(cx.Model(small, cx.Conv2D(256, 3, padding="same")(small)).plan(1))
     used |= used_by_training("sparse_categorical_crossentropy", "adam", np.array([0, 1, 2, 0]))
+    used |= used_by_training(cx.SparseCategoricalCrossentropy(label_smoothing=0.1), "sgd", np.array([0, 1, 2, 0]))
+    used |= used_by_training("huber", "rmsprop", np.ones((4, 3))) | used_by_training("mae", "lamb", np.ones((4, 3)))
     used |= used_by_training("mse", "sgd", np.ones((4, 3), np.float32))
     a, b = Value(IMAGE, name="a"), Value((2, 1, 1, 8), name="b")
     g = Graph([a, b], [cx.Add()([a, b])])

@@ -14,10 +14,22 @@ from cnnext.graph.gradient import add_gradients
 from cnnext.graph.graph import Graph, Value
 from cnnext.graph.memory import View
 from cnnext.graph.passes import optimize
+from cnnext.layers.activation import Sigmoid
 from cnnext.layers.elementwise import scaled
 from cnnext.layers.layer import Layer
+from cnnext.layers.softmax import Softmax
 from cnnext.testing import guarded_copy, run_graph
-from cnnext.training.losses import MeanSquaredError, SparseCategoricalCrossentropy, get_loss
+from cnnext.training.losses import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    Dice,
+    Hinge,
+    Huber,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SparseCategoricalCrossentropy,
+    get_loss,
+)
 
 LEVELS = executor.levels()
 THREADS = st.integers(2, 4)
@@ -106,6 +118,127 @@ def test_mean_squared_error(shape, gap, n_threads, seed):
         assert np.array_equal(result[1], again[1])
 
 
+def check_loss(loss, pred, target, expected, diff, n_threads, gap=0, absolute=0.0):
+    """Value and gradient at every level, and the same bits on several threads."""
+    for level in LEVELS:
+        result = run_loss(loss, pred, target, level, 1, gap, -3.0)
+        check_close(result[0], expected, absolute)
+        check_close(result[1], -3 * diff, 3 * absolute / pred.size)
+        again = run_loss(loss, pred, target, level, n_threads, gap, -3.0)
+        assert np.array_equal(result[0], again[0])
+        assert np.array_equal(result[1], again[1])
+
+
+@SIMPLE
+@given(POSITIONS, st.sampled_from([2, 7, 13, 127, 1000]), st.booleans(), st.sampled_from([0.0, 0.1, 1.0]), st.booleans(),
+       st.booleans(), st.sampled_from([0, 3]), THREADS, st.integers(0, 2**31))
+def test_smoothing_and_class_weights(positions, classes, from_logits, smoothing, weighted, sparse, gap, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 4, (*positions, classes)).astype(np.float32)
+    weights = rng.uniform(0.5, 3, classes).astype(np.float32) if weighted else None
+    labels = rng.integers(0, classes, positions)
+    if not from_logits:
+        scores = reference.softmax(scores.astype(np.float64)).astype(np.float32)
+        scores.reshape(-1)[::11] = 0
+    rows, target = reference.one_hot(labels, classes), labels
+    if not sparse:
+        rows = target = rng.dirichlet(np.ones(classes), positions).astype(np.float32)
+    kind = SparseCategoricalCrossentropy if sparse else CategoricalCrossentropy
+    options = {"from_logits": from_logits, "label_smoothing": smoothing, "class_weight": weights}
+    exact = scores.astype(np.float64), rows.astype(np.float64)
+    check_loss(kind(**options), scores, target, reference.categorical_crossentropy(*exact, **options),
+               reference.categorical_crossentropy_backward(*exact, **options), n_threads, gap,
+               4e-6 * (1 if weights is None else 3) * max(1, np.abs(scores).max()))
+
+
+def test_one_hot_rows_and_labels_give_one_loss():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(50, 7)).astype(np.float32), rng.integers(0, 7, 50)
+    rows = np.eye(7, dtype=np.float32)[labels]
+    for options in ({}, {"label_smoothing": 0.2}, {"class_weight": {0: 3.0, 5: 0.0}}):
+        one = run_loss(CategoricalCrossentropy(**options), scores, rows, LEVELS[-1])
+        other = run_loss(SparseCategoricalCrossentropy(**options), scores, labels, LEVELS[-1])
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+@SIMPLE
+@given(st.sampled_from([(1, 1), (64, 10), (3, 7, 7, 13)]), st.booleans(), st.sampled_from([0.0, 0.1]), THREADS,
+       st.integers(0, 2**31))
+def test_binary_crossentropy(shape, from_logits, smoothing, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 6, shape).astype(np.float32)
+    target = rng.integers(0, 2, shape).astype(np.float32)
+    target.reshape(-1)[::5] = 0.25
+    if not from_logits:
+        scores = rng.uniform(0.01, 0.99, shape).astype(np.float32)
+        scores.reshape(-1)[1::11], scores.reshape(-1)[2::11] = 0, 1
+    options = {"from_logits": from_logits, "label_smoothing": smoothing}
+    exact = scores.astype(np.float64), target.astype(np.float64)
+    check_loss(BinaryCrossentropy(**options), scores, target, reference.binary_crossentropy(*exact, **options),
+               reference.binary_crossentropy_backward(*exact, **options), n_threads, absolute=2e-6)
+
+
+def test_binary_crossentropy_of_certain_logits():
+    scores = np.array([[200.0, -200.0, 20.0, -20.0]], np.float32)
+    loss, diff = run_loss(BinaryCrossentropy(True), scores, np.array([[0, 1, 1, 0]], np.float32), LEVELS[-1])
+    assert loss == pytest.approx(100)
+    # the gradient of a certain, right answer is small, not 0
+    np.testing.assert_allclose(diff, [[0.25, -0.25, -np.exp(-20) / 4, np.exp(-20) / 4]], rtol=1e-5)
+
+
+@SIMPLE
+@given(st.sampled_from(["mae", "huber", "hinge"]), st.sampled_from([(1, 1), (7, 1), (64, 10), (1, 40_000), (3, 7, 7, 13)]),
+       st.sampled_from([0, 1, 5]), THREADS, st.integers(0, 2**31))
+def test_losses_of_elements(name, shape, gap, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    # eighths: errors at, and exactly between, the branches
+    pred, target = ((rng.integers(-24, 25, shape) / 8).astype(np.float32) for _ in range(2))
+    loss, twin, twin_backward, options = {
+        "mae": (MeanAbsoluteError(), reference.mean_absolute_error, reference.mean_absolute_error_backward, ()),
+        "huber": (Huber(0.75), reference.huber, reference.huber_backward, (0.75,)),
+        "hinge": (Hinge(), reference.hinge, reference.hinge_backward, ()),
+    }[name]
+    if name == "hinge":
+        target = np.where(target > 0, np.float32(1), np.float32(-1))
+    exact = pred.astype(np.float64), target.astype(np.float64)
+    check_loss(loss, pred, target, twin(*exact, *options), twin_backward(*exact, *options), n_threads, gap)
+
+
+@SIMPLE
+@given(st.sampled_from([(1, 8, 8, 1), (3, 7, 7, 13), (2, 40, 30, 4)]), st.sampled_from([None, (1, 2), (0, 1, 2)]), THREADS,
+       st.integers(0, 2**31))
+def test_dice(shape, axes, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    pred = rng.uniform(0, 1, shape).astype(np.float32)
+    target = (rng.uniform(0, 1, shape) < 0.3).astype(np.float32)
+    exact = pred.astype(np.float64), target.astype(np.float64)
+    check_loss(Dice(axes, smooth=0.5), pred, target, reference.dice(*exact, axes, 0.5),
+               reference.dice_backward(*exact, axes, 0.5), n_threads, absolute=1e-6)
+
+
+def test_dice_of_empty_and_of_equal_masks():
+    empty, full = np.zeros((2, 4, 4, 1), np.float32), np.ones((2, 4, 4, 1), np.float32)
+    assert run_loss(Dice((1, 2)), empty, empty, LEVELS[-1])[0] == 0
+    assert run_loss(Dice(), full, full, LEVELS[-1])[0] == 0
+    assert run_loss(Dice(), full, empty, LEVELS[-1])[0] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossentropy(), CategoricalCrossentropy(label_smoothing=0.1)])
+def test_a_last_sigmoid_or_softmax_is_left_out(loss):
+    """Probabilities that round to 0 or 1 have a loss and a gradient, for the loss works on what came before."""
+    scores = np.array([[-120.0, 120.0]], np.float32)
+    layer = Sigmoid() if isinstance(loss, BinaryCrossentropy) else Softmax()
+    x, target = Value((1, 2), name="x"), Value((1, 2), name="target")
+    g = Graph([x, target], [])
+    value = loss.append(g, g.apply1(layer, x), target)
+    g.outputs = [value, add_gradients(g, [value], [x])[x]]
+    g.order()
+    result, diff = run_graph(optimize(g), [scores, np.array([[1.0, 0.0]], np.float32)], level=LEVELS[-1])
+    assert result[0] > 100
+    assert np.abs(diff).min() > 0.4
+
+
 def test_large_logits_neither_overflow_nor_lose_the_gradient():
     scores = np.array([[1e4, -1e4, 0], [-1e4, 1e4, 1e4]], np.float32)
     loss, diff = run_loss(SparseCategoricalCrossentropy(True), scores, np.array([1, 2]), LEVELS[-1])
@@ -158,6 +291,38 @@ def test_labels_may_have_a_last_axis_of_one_and_any_integer_type():
 def test_values_that_are_refused(y, prediction, error, text):
     with pytest.raises(error, match=f"^fit: .*{text}"):
         MeanSquaredError().check_targets("fit", y, prediction)
+
+
+@pytest.mark.parametrize(("loss", "y", "prediction", "text"), [
+    (BinaryCrossentropy(), [[0, 2]], (None, 2), r"`y\[0, 1\]` must lie in \[0, 1\]. Received y\[0, 1\]=2"),
+    (Dice(), [[0, -0.5]], (None, 2), r"`y\[0, 1\]` must lie in \[0, 1\]"),
+    (Hinge(), [[-1, 1], [0, 1]], (None, 2), r"`y\[1, 0\]` must be -1 or 1"),
+    (CategoricalCrossentropy(), [[0, 1], [1, 1]], (None, 2), r"`y\[1\]` must sum to 1 over the classes. .*=2"),
+    (CategoricalCrossentropy(), [0, 1], (None, 2), r"shape \(N, 2\)"),
+    (CategoricalCrossentropy(class_weight=[1, 2, 3]), [[0, 1]], (None, 2), r"`class_weight` must hold .* the 2 classes"),
+    (SparseCategoricalCrossentropy(class_weight={2: 3}), [0, 1], (None, 2), r"`class_weight` must name classes in \[0, 2\)"),
+])
+def test_targets_and_weights_that_are_refused(loss, y, prediction, text):
+    with pytest.raises(ValueError, match=f"^fit: .*{text}"):
+        loss.check_targets("fit", np.array(y), prediction)
+
+
+@pytest.mark.parametrize(("make", "error", "text"), [
+    (lambda: CategoricalCrossentropy(label_smoothing=1.5), ValueError, "`label_smoothing` must be at most 1"),
+    (lambda: CategoricalCrossentropy(class_weight=[1, -1]), ValueError, r"`class_weight\[1\]` must be at least 0"),
+    (lambda: CategoricalCrossentropy(class_weight={1: np.nan}), ValueError, r"`class_weight\[1\]` must be a finite"),
+    (lambda: CategoricalCrossentropy(class_weight="balanced"), TypeError, "`class_weight` must be a list of weights"),
+    (lambda: BinaryCrossentropy("no"), ValueError, "BinaryCrossentropy: `from_logits` must be True, False or None"),
+    (lambda: Huber(0), ValueError, "Huber: `delta` must be greater than 0"),
+    (lambda: Dice(smooth=0), ValueError, "Dice: `smooth` must be greater than 0"),
+])
+def test_arguments_that_are_refused(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_labels_of_a_hinge_may_be_zeros_and_ones():
+    assert Hinge().check_targets("fit", np.array([[0], [1]], np.uint8), (None, 1)).tolist() == [[-1], [1]]
 
 
 def test_values_of_a_single_output_may_lack_its_axis():

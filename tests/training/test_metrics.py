@@ -5,7 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnnext.training.metrics import Metric, TopKAccuracy, get_metric, get_metrics, top_k_accuracy, top_k_error_rate
+from cnnext.training.metrics import (
+    BinaryAccuracy,
+    Metric,
+    TopKAccuracy,
+    binary_accuracy,
+    confusion_matrix,
+    f1_score,
+    get_metric,
+    get_metrics,
+    mean_iou,
+    precision,
+    recall,
+    top_k_accuracy,
+    top_k_error_rate,
+)
 
 SCORES = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], np.float32)
 LABELS = np.array([2, 1, 0, 0])  # ranks 1, 2, 3, 1
@@ -36,6 +50,36 @@ def test_a_constant_or_broken_net_is_not_accurate():
     assert top_k_accuracy(labels, np.full((10, 10), np.nan, np.float32), 3) == 0
 
 
+def test_binary_accuracy():
+    targets, scores = np.array([[0.0], [1], [1], [0]]), np.array([[0.2], [0.6], [0.4], [0.5]], np.float32)
+    assert binary_accuracy(targets, scores) == 0.75
+    assert binary_accuracy(2 * targets - 1, scores - 0.5, threshold=0) == 0.75
+    assert BinaryAccuracy(0.1)(targets, scores) == 0.5
+    assert get_metric("binary_accuracy")(targets, scores) == 0.75
+    assert binary_accuracy(targets, np.full((4, 1), np.nan)) == 0.5     # NaN is not above a threshold
+
+
+MATRIX = np.array([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0], [0, 2, 0, 0]])
+
+
+def test_confusion_matrix():
+    assert confusion_matrix(LABELS, SCORES).tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert confusion_matrix(np.eye(3)[LABELS].reshape(2, 2, 3), SCORES.reshape(2, 2, 3)).tolist() == [
+        [1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    wanted, given = np.repeat(np.indices((4, 4)).reshape(2, -1), MATRIX.reshape(-1), axis=1).astype(np.uint8)
+    assert np.array_equal(confusion_matrix(wanted, given, 4), MATRIX)
+    assert confusion_matrix(wanted, given).shape == (4, 4)      # the greatest label is 3
+
+
+def test_scores_of_a_confusion_matrix():
+    np.testing.assert_allclose(precision(MATRIX), [3 / 5, 4 / 7, 0, 0])
+    np.testing.assert_allclose(recall(MATRIX), [3 / 4, 4 / 6, 0, 0])
+    harmonic = [2 / (5 / 3 + 4 / 3), 2 / (7 / 4 + 6 / 4), 0, 0]
+    np.testing.assert_allclose(f1_score(MATRIX), harmonic)
+    assert mean_iou(MATRIX) == pytest.approx((3 / 6 + 4 / 9 + 0) / 3)      # class 2 is not there
+    assert np.isnan(mean_iou(np.zeros((3, 3), np.int64)))
+
+
 def test_names():
     found = get_metrics(["accuracy", "error_rate", "top_3_accuracy", "top_2_error_rate", TopKAccuracy(5)])
     names = ["accuracy", "error_rate", "top_3_accuracy", "top_2_error_rate", "top_5_accuracy"]
@@ -62,6 +106,12 @@ def test_functions_are_metrics():
     (lambda: get_metrics(["accuracy", "accuracy"]), ValueError, "names of their own"),
     (lambda: get_metrics([Metric("loss", top_k_accuracy)]), ValueError, "names of their own"),
     (lambda: TopKAccuracy(0), ValueError, "TopKAccuracy: `k` must be at least 1"),
+    (lambda: BinaryAccuracy("half"), ValueError, "BinaryAccuracy: `threshold` must be a number"),
+    (lambda: binary_accuracy(LABELS, SCORES), ValueError, "binary_accuracy: `targets` must have shape (4, 3)"),
+    (lambda: confusion_matrix(LABELS + 1, SCORES), ValueError, "`targets` must be labels in [0, 3). Received targets=3."),
+    (lambda: confusion_matrix(LABELS, LABELS + 1, 3), ValueError, "`predictions` must be labels in [0, 3)"),
+    (lambda: confusion_matrix(LABELS[:2], SCORES), ValueError, "`targets` must have shape (4,)"),
+    (lambda: confusion_matrix(LABELS / 2, SCORES), TypeError, "`targets` must be whole numbers"),
     (lambda: top_k_accuracy(LABELS[:2], SCORES), ValueError, "`targets` must have shape"),
 ])
 def test_what_is_refused(make, error, text):

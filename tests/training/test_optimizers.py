@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cnnext as cx
 from cnnext import reference
 from cnnext._native import executor
 from cnnext.graph.graph import FLOAT32, Graph, Parameter, Value
@@ -16,8 +17,8 @@ from cnnext.graph.memory import GUARD_BYTES, harmed
 from cnnext.graph.passes import optimize
 from cnnext.graph.plan import Plan
 from cnnext.layers.elementwise import scaled
-from cnnext.testing import guarded_copy
-from cnnext.training.optimizers import SGD, Adam, get_optimizer
+from cnnext.testing import guarded_copy, run_graph
+from cnnext.training.optimizers import SGD, Adagrad, Adam, AdamW, Lamb, RMSprop, get_optimizer
 
 LEVELS = executor.levels()
 SHAPES = [(1,), (7,), (13, 17), (127,), (3, 3, 5, 7), (2, 3, 256), (257, 129), (50_021,)]
@@ -28,6 +29,13 @@ OPTIMIZERS = [
     SGD(0.1, momentum=0.8, nesterov=True, weight_decay=0.01),
     Adam(0.01),
     Adam(0.02, beta_1=0.8, beta_2=0.9, epsilon=1e-3, weight_decay=0.1),
+    AdamW(0.01),
+    RMSprop(0.01),
+    RMSprop(0.02, rho=0.8, momentum=0.7, epsilon=1e-3, weight_decay=0.1),
+    Adagrad(0.1),
+    Adagrad(0.05, initial_accumulator_value=0.5, epsilon=1e-3, weight_decay=0.1),
+    Lamb(0.01),
+    Lamb(0.02, beta_1=0.8, beta_2=0.9, epsilon=1e-3, weight_decay=0.1),
 ]
 
 
@@ -37,7 +45,16 @@ def twin_step(optimizer, w, states, dw, step):
         w, velocity = reference.sgd(w, velocity, dw, optimizer.learning_rate, optimizer.momentum,
                                     optimizer.weight_decay, optimizer.nesterov)
         return w, [velocity] if states else []
-    w, m, v = reference.adam(w, *states, dw, step, optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2,
+    if isinstance(optimizer, (RMSprop, Adagrad)):
+        square, *rest = states
+        mean = isinstance(optimizer, RMSprop)
+        keep, take = (optimizer.rho, 1 - optimizer.rho) if mean else (1, 1)
+        w, square, velocity = reference.rmsprop(w, square, *(rest or [0.0]), dw, optimizer.learning_rate, keep, take,
+                                                optimizer.momentum if mean else 0.0, optimizer.epsilon,
+                                                optimizer.weight_decay)
+        return w, [square, velocity][: len(states)]
+    twin = reference.lamb if isinstance(optimizer, Lamb) else reference.adam
+    w, m, v = twin(w, *states, dw, step, optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2,
                              optimizer.epsilon, optimizer.weight_decay)
     return w, [m, v]
 
@@ -85,11 +102,11 @@ def test_updates(shape, optimizer, n_threads, seed):
     start = rng.normal(size=shape).astype(np.float32)
     gradients = [rng.normal(size=shape).astype(np.float32) for _ in range(4)]
     w = start.astype(np.float64)
-    states = [np.zeros(shape) for _ in optimizer.state_names]
+    states = [np.full(shape, optimizer.state_start) for _ in optimizer.state_names]
     for step, gradient in enumerate(gradients, start=1):
         w, states = twin_step(optimizer, w, states, gradient.astype(np.float64), step)
     # sums that may cancel almost to nothing round like their terms: weights, velocity or first moment; squares do not
-    terms = [1.0, 0.1, 0.0] if isinstance(optimizer, Adam) else [1.0, 1.0]
+    terms = [1.0, 0.1, 0.0] if isinstance(optimizer, Adam) else [1.0, 1.0, 1.0]
     for level in LEVELS:
         results = run_steps(optimizer, start, gradients, level, 1)
         for actual, expected, term in zip(results, [w, *states], terms[: len(results)], strict=True):
@@ -108,6 +125,75 @@ def test_learning_rate_may_change_between_steps_of_one_plan():
         optimizer.learning_rate = rate
         plan.run([np.ones(3, np.float32), optimizer.hyper()])
     assert parameter.data.tolist() == [-1.25] * 3
+
+
+def clipped_gradients(optimizer, gradients, level, n_threads):
+    values = [Value(a.shape, name=f"dw{i}") for i, a in enumerate(gradients)]
+    g = Graph(values, [])
+    # computed in the arena, as in training
+    g.outputs = optimizer.clipped(g, [scaled(g, v, 1.0) for v in values])
+    g.order()
+    return run_graph(optimize(g), [guarded_copy(a) for a in gradients], level=level, n_threads=n_threads)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3), st.sampled_from([1e-3, 0.5, 30.0, 1e4]),
+       st.sampled_from(["clipnorm", "global_clipnorm", "clipvalue"]), st.integers(2, 4), st.integers(0, 2**31))
+def test_clipping(shapes, bound, kind, n_threads, seed):
+    rng = np.random.default_rng(seed)
+    gradients = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    exact = [a.astype(np.float64) for a in gradients]
+    expected = {
+        "clipnorm": lambda: [reference.clip_by_norm([a], bound)[0] for a in exact],
+        "global_clipnorm": lambda: reference.clip_by_norm(exact, bound),
+        "clipvalue": lambda: [np.clip(a, -bound, bound) for a in exact],
+    }[kind]()
+    for level in LEVELS:
+        results = clipped_gradients(SGD(**{kind: bound}), gradients, level, 1)
+        for actual, wanted in zip(results, expected, strict=True):
+            assert np.abs(actual - wanted).max() <= 2e-6 * np.abs(wanted).max()
+        for actual, again in zip(results, clipped_gradients(SGD(**{kind: bound}), gradients, level, n_threads), strict=True):
+            assert np.array_equal(actual, again)
+
+
+@pytest.mark.parametrize("kind", ["clipnorm", "global_clipnorm", "clipvalue"])
+def test_gradients_of_zero_and_within_bounds_stay_as_they_are(kind):
+    gradients = [np.zeros(5, np.float32), np.full((2, 2), 0.25, np.float32)]
+    results = clipped_gradients(SGD(**{kind: 1.0}), gradients, LEVELS[-1], 1)
+    assert all(np.array_equal(*pair) for pair in zip(results, gradients, strict=True))
+
+
+def test_fit_clips_the_norm_of_all_gradients():
+    net = cx.Sequential([cx.Dense(4, activation="relu"), cx.Dense(2)], input_shape=(3,))
+    net.compile(SGD(1.0, global_clipnorm=0.125), "mse")
+    before = [p.data.copy() for p in net.parameters]
+    net.train_on_batch(np.full((2, 3), 100.0, np.float32), np.full((2, 2), 50.0, np.float32))
+    moved = [p.data - old for p, old in zip(net.parameters, before, strict=True)]
+    assert np.sqrt(sum((m.astype(float) ** 2).sum() for m in moved)) == pytest.approx(0.125, rel=1e-4)
+
+
+def test_fit_follows_a_schedule():
+    net = cx.Sequential([cx.Dense(1)], input_shape=(1,))
+    seen = []
+
+    def schedule(step):
+        seen.append(step)
+        return 0.5 if step == 0 else 0.0
+
+    net.compile(SGD(schedule), "mse")
+    x, y = np.ones((4, 1), np.float32), np.full((4, 1), 9.0, np.float32)
+    net.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    after = [p.data.copy() for p in net.parameters]
+    net.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    assert seen == [0, 1, 2]
+    assert all(np.array_equal(p.data, old) for p, old in zip(net.parameters, after, strict=True))
+
+
+def test_lamb_of_weights_of_zero_takes_the_plain_step():
+    gradient = np.linspace(-1, 1, 50).astype(np.float32)
+    w, *_ = run_steps(Lamb(0.5, epsilon=1e-3), np.zeros(50, np.float32), [gradient], LEVELS[-1], 1)
+    expected, *_ = reference.adam(*np.zeros((3, 50)), gradient.astype(np.float64), 1, 0.5, epsilon=1e-3)
+    np.testing.assert_allclose(w, expected, atol=1e-6)
 
 
 def test_infinite_gradients_stay_where_they_are():
@@ -138,6 +224,14 @@ def test_states_are_kept_and_not_trainable():
     (lambda: Adam(beta_1=1), "Adam: `beta_1` must be less than 1"),
     (lambda: Adam(beta_2=-1), "Adam: `beta_2` must be at least 0"),
     (lambda: Adam(epsilon=0), "Adam: `epsilon` must be greater than 0"),
+    (lambda: AdamW(beta_1=1), "AdamW: `beta_1` must be less than 1"),
+    (lambda: RMSprop(rho=1), "RMSprop: `rho` must be less than 1"),
+    (lambda: Adagrad(initial_accumulator_value=-1), "Adagrad: `initial_accumulator_value` must be at least 0"),
+    (lambda: Lamb(epsilon=0), "Lamb: `epsilon` must be greater than 0"),
+    (lambda: SGD(clipnorm=0), "SGD: `clipnorm` must be greater than 0"),
+    (lambda: Adam(clipvalue=1, clipnorm=2), "Adam: `clipvalue` must be None where clipnorm is given"),
+    (lambda: SGD(lambda step: -1.0).learning_rate, "SGD: `learning_rate(0)` must be at least 0"),
+    (lambda: SGD(lambda step: float("nan")).hyper(), "SGD: `learning_rate(0)` must be a finite number"),
     (lambda: get_optimizer("adan"), "unknown optimizer 'adan'. Did you mean 'adam'"),
 ])
 def test_arguments_that_are_refused(make, text):
@@ -153,4 +247,7 @@ def test_optimizers_by_name():
     assert get_optimizer(mine) is mine
     with pytest.raises(TypeError, match=r"must be a name or an optimizer object. Received optimizer=<class .*SGD"):
         get_optimizer(SGD)
+    assert isinstance(get_optimizer("rmsprop"), RMSprop)
+    assert get_optimizer("adamw").weight_decay == 0.004
+    assert repr(Lamb(0.5, clipvalue=2)).endswith("weight_decay=0.0, clipvalue=2.0)")
     assert repr(SGD(0.5, momentum=0.25)) == "SGD(learning_rate=0.5, momentum=0.25, nesterov=False, weight_decay=0.0)"
