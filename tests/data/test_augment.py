@@ -109,6 +109,12 @@ def test_colour():
     np.testing.assert_allclose(ColorJitter(contrast=0.5)(given, Most()), mean + 1.5 * (given - mean), atol=1e-5)
     grey = luma[..., np.newaxis]
     np.testing.assert_allclose(ColorJitter(saturation=0.5)(given, Most()), grey + 1.5 * (given - grey), atol=1e-5)
+    one_by_one = given
+    for step in (ColorJitter(brightness=0.5), ColorJitter(contrast=0.5), ColorJitter(saturation=0.5)):
+        one_by_one = step(one_by_one, Most())
+    np.testing.assert_allclose(ColorJitter(0.5, 0.5, 0.5)(given, Most()), one_by_one, atol=1e-5)
+    single = given[..., :1]
+    np.testing.assert_allclose(ColorJitter(0.5, 0.5, 0.5)(single, Most()), 2.25 * single - 0.75 * single.mean(), atol=1e-5)
     np.testing.assert_allclose(ColorJitter(saturation=0.5)(given[..., :1], Most()), given[..., :1], atol=1e-6)
 
 
