@@ -1,9 +1,9 @@
 """Examples that are made one by one, in background threads, while the engine trains on the batch before.
 
 Design
-    An example is read and augmented by one task, with a generator of its own: PCG64 seeded with (seed of the epoch, index
-    of the example). Its bits therefore depend on neither the number of workers nor their order. Threads are enough:
-    Pillow decodes without the GIL, and the engine runs a whole step without it.
+    An example draws from a stream of its own: Philox, whose key is (seed of the epoch, index of the example). Its bits
+    therefore depend on neither the number of workers nor their order. Threads are enough: Pillow decodes without the GIL,
+    and the engine runs a whole step without it.
 """
 
 from __future__ import annotations
@@ -121,13 +121,14 @@ class DataSource(ABC):
         return batch, np.ascontiguousarray(self.targets[pick]), tasks
 
     def _fill(self, batch: np.ndarray, items: np.ndarray, seed: int | None, stop: Event) -> None:
+        streams = _Streams()
         for place, item in enumerate(items.tolist()):
             if stop.is_set():
                 return
             example = np.asarray(self.read(item), FLOAT32)
             self._check_shape(item, "read", example)
             if seed is not None:
-                random = np.random.default_rng((seed, item))
+                random = streams.of(seed, item)
                 for augmentation in self.augment:
                     example = augmentation(example, random)
                     self._check_shape(item, repr(augmentation), example)
@@ -214,6 +215,28 @@ class Arrays(DataSource):
     def name(self, item: int) -> str:
         """Its place in the array."""
         return f"x[{item}]"
+
+
+class _Streams:
+    """One generator for any number of streams: to set the key is twenty times as fast as to make a generator.
+
+    References
+    ----------
+    J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011: streams of different keys are independent.
+    """
+
+    def __init__(self) -> None:
+        self._bits = np.random.Philox(0)
+        self._generator = np.random.Generator(self._bits)
+        self._key, zeros = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
+        self._start = {"bit_generator": "Philox", "state": {"counter": zeros, "key": self._key}, "buffer": zeros,
+                       "buffer_pos": len(zeros), "has_uint32": 0, "uinteger": 0}
+
+    def of(self, seed: int, item: int) -> np.random.Generator:
+        """The generator at the start of a stream; until the next call."""
+        self._key[:] = seed, item
+        self._bits.state = self._start
+        return self._generator
 
 
 def _augmentations(where: str, augment: Sequence[Augmentation], shape: tuple[int, ...]) -> tuple[Augmentation, ...]:

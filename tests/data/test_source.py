@@ -12,6 +12,7 @@ import pytest
 
 import cnnext as cx
 from cnnext.data import Arrays, ColorJitter, Cutout, DataSource, RandomHorizontalFlip, RandomShift
+from cnnext.data.source import _Streams
 
 AUGMENT = [RandomHorizontalFlip(), RandomShift(2), ColorJitter(0.2), Cutout(2)]
 
@@ -233,3 +234,12 @@ def test_fork_in_the_middle_of_an_epoch():
 def test_invalid(make, kind, words):
     with pytest.raises(kind, match=re.escape(words)):
         make()
+
+
+def test_streams_are_those_of_philox():
+    streams, seed = _Streams(), 2**63 - 1
+    for item in (0, 7, 2**40, 7):
+        expected = np.random.Generator(np.random.Philox(key=np.array([seed, item], np.uint64)))
+        found = streams.of(seed, item)
+        np.testing.assert_array_equal(found.integers(0, 9, 5, np.int32), expected.integers(0, 9, 5, np.int32))
+        np.testing.assert_array_equal(found.random(9), expected.random(9))
