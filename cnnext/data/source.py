@@ -229,8 +229,8 @@ class _Streams:
         self._bits = np.random.Philox(0)
         self._generator = np.random.Generator(self._bits)
         self._key, zeros = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
-        self._start = {"bit_generator": "Philox", "state": {"counter": zeros, "key": self._key}, "buffer": zeros,
-                       "buffer_pos": len(zeros), "has_uint32": 0, "uinteger": 0}
+        self._start: Any = {"bit_generator": "Philox", "state": {"counter": zeros, "key": self._key}, "buffer": zeros,
+                            "buffer_pos": len(zeros), "has_uint32": 0, "uinteger": 0}
 
     def of(self, seed: int, item: int) -> np.random.Generator:
         """The generator at the start of a stream; until the next call."""
