@@ -90,9 +90,11 @@ class DataSource(ABC):
         Raises
         ------
         Exception
-            What `read` or an augmentation raises; of several, that of the first example in the order.
+            What `read` raises; of several, that of the first example in the order.
+        ValueError
+            If `read` or an augmentation gives another shape.
         RuntimeError
-            In a forked child, if the iteration began in its parent.
+            If an augmentation fails, or in a forked child, if the iteration began in its parent.
         """
         order = np.arange(len(self)) if order is None else order
         seed = int(generator().integers(2**63)) if training and self.augment else None
@@ -127,12 +129,17 @@ class DataSource(ABC):
                 return
             example = np.asarray(self.read(item), FLOAT32)
             self._check_shape(item, "read", example)
-            if seed is not None:
-                random = streams.of(seed, item)
-                for augmentation in self.augment:
-                    example = augmentation(example, random)
-                    self._check_shape(item, repr(augmentation), example)
-            batch[place] = example
+            batch[place] = example if seed is None else self._augmented(item, example, streams.of(seed, item))
+
+    def _augmented(self, item: int, example: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        for augmentation in self.augment:
+            try:
+                example = augmentation(example, random)
+            except Exception as error:  # it may be the user's: whatever it is, the example is named
+                raise RuntimeError(message(self.name(item), repr(augmentation), "run without an error",
+                                           f"{type(error).__name__}: {error}")) from error
+            self._check_shape(item, repr(augmentation), example)
+        return example
 
     def _check_shape(self, item: int, step: str, example: np.ndarray) -> None:
         if np.shape(example) != self.shape:

@@ -159,6 +159,15 @@ def test_an_augmentation_that_changes_the_shape(result):
         list(data.batches(8, training=True))
 
 
+def test_an_augmentation_that_fails():
+    def dark(image, random):
+        raise ZeroDivisionError("nothing to see")
+
+    with pytest.raises(RuntimeError, match=r"^x\[0\]: .*dark.*must run without an error.*nothing to see") as caught:
+        net().fit(arrays(augment=[dark]), shuffle=False, verbose=0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError) and not workers_alive()
+
+
 def test_workers_end_when_the_iterator_is_closed():
     batches = arrays(workers=3).batches(4)
     next(batches)
