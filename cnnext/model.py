@@ -18,6 +18,7 @@ from cnnext.layers.layer import Layer
 from cnnext.threads import resolve_threads
 
 if TYPE_CHECKING:
+    from cnnext.data.source import DataSource
     from cnnext.training.loop import History, Trainer
 
 
@@ -182,20 +183,21 @@ class Model:
             raise RuntimeError(f"model {self.name!r}: call compile(optimizer=..., loss=...) first.")
         return self._trainer
 
-    def fit(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[np.ndarray, np.ndarray] | None = None, verbose: int = 1,
-            validation_split: float = 0.0) -> History:
-        """Train on arrays.
+    def fit(self, x: np.ndarray | DataSource, y: np.ndarray | None = None, batch_size: int = 32, epochs: int = 1,
+            shuffle: bool = True, validation_data: tuple[np.ndarray, np.ndarray] | DataSource | None = None,
+            verbose: int = 1, validation_split: float = 0.0) -> History:
+        """Train on arrays, or on a data source such as ``cnnext.data.ImageFolder``.
 
         Parameters
         ----------
-        x : ndarray, shape (samples, ...)
+        x : ndarray, shape (samples, ...), or DataSource
         y : ndarray, shape (samples, ...)
-            Class numbers for sparse categorical cross-entropy, values for mean squared error.
+            Class numbers for sparse categorical cross-entropy, values for mean squared error; left out where ``x`` is a
+            data source.
         batch_size, epochs : int
         shuffle : bool
             A new order in every epoch, from the seed of ``cnnext.set_random_seed``.
-        validation_data : (x, y), optional
+        validation_data : (x, y) or DataSource, optional
             Evaluated after every epoch.
         verbose : int
             0 is silent, 1 shows progress with loss, metrics and images per second.
@@ -215,7 +217,8 @@ class Model:
         """One step of training; loss and metrics of this batch before the update."""
         return self._compiled().train_on_batch(x, y)
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
+    def evaluate(self, x: np.ndarray | DataSource, y: np.ndarray | None = None,
+                 batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode."""
         return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)
 

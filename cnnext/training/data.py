@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Shape, Value
 
 Batch = tuple[list[np.ndarray], np.ndarray]  # arrays for the inputs, targets
+Batches = Generator[Batch, None, None]
 
 
 @dataclass
@@ -34,8 +35,8 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
-    def batches(self, batch_size: int, order: np.ndarray | None = None) -> Iterator[Batch]:
-        """Batches in the given order of examples, or as they lie; the last may be smaller."""
+    def batches(self, batch_size: int, order: np.ndarray | None = None, training: bool = False) -> Batches:
+        """Batches in the given order of examples, or as they lie; the last may be smaller. ``training`` changes nothing."""
         for start in range(0, len(self), batch_size):
             where: Any = slice(start, start + batch_size)
             if order is not None:

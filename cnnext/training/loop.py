@@ -7,11 +7,13 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnext.data.source import DataSource
 from cnnext.errors import message
 from cnnext.graph.gradient import add_gradients
 from cnnext.graph.graph import FLOAT32, Graph, Parameter, Shape, Value
@@ -102,21 +104,22 @@ class Trainer:
         self.metrics = get_metrics(metrics)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
-    def fit(self, x: Any, y: Any, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[Any, Any] | None = None, verbose: int = 1, validation_split: float = 0.0) -> History:
-        """Train on arrays.
+    def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
+            validation_data: tuple[Any, Any] | DataSource | None = None, verbose: int = 1,
+            validation_split: float = 0.0) -> History:
+        """Train on arrays, or on a data source.
 
         Parameters
         ----------
-        x : array, shape (samples, ...), or a list of them for a model of several inputs
+        x : array, shape (samples, ...), or a list of them for a model of several inputs, or a DataSource
             Real numbers; batches are converted to float32, values are not scaled.
         y : array, shape (samples, ...)
-            Labels (integers) or values, as the loss wants them.
+            Labels (integers) or values, as the loss wants them; left out where ``x`` is a data source.
         batch_size, epochs : int
             At least 1; the last batch of an epoch may be smaller.
         shuffle : bool
             A new order in every epoch, from the generator of ``cnnext.set_random_seed``.
-        validation_data : (x, y), optional
+        validation_data : (x, y) or DataSource, optional
             Evaluated after every epoch.
         verbose : int
             0: silent. 1: a line per epoch, and while it runs a bar where ``tqdm`` is installed and stderr a terminal.
@@ -159,13 +162,14 @@ class Trainer:
                 print(f"epoch {epoch}/{epochs}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
         return history
 
-    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, title: str, epoch: int,
+    def _train_epoch(self, data: Dataset | DataSource, batch_size: int, shuffle: bool, title: str, epoch: int,
                      verbose: int) -> dict[str, float]:
         order = generator().permutation(len(data)) if shuffle else None
         means = _Means()
         bar = _progress_bar(title, len(data)) if verbose else None
+        batches = data.batches(batch_size, order, training=True)
         try:
-            for step, (x, y) in enumerate(data.batches(batch_size, order), start=1):
+            for step, (x, y) in enumerate(batches, start=1):
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
                     rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
@@ -175,6 +179,7 @@ class Trainer:
                     bar.set_postfix_str(_shown(means.values()), refresh=False)
                     bar.update(len(y))
         finally:
+            batches.close()  # at once: a traceback that somebody keeps would keep its workers
             if bar is not None:
                 bar.close()
         return means.values()
@@ -211,7 +216,7 @@ class Trainer:
                 parameter.changed()
         return loss, predictions
 
-    def evaluate(self, x: Any, y: Any, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode; arguments and errors as for ``fit``."""
         batch_size = as_int("evaluate", "batch_size", batch_size, minimum=1)
         values = self._evaluate(self._data("evaluate", x, y), batch_size)
@@ -219,17 +224,22 @@ class Trainer:
             print(f"evaluate  {_shown(values)}", flush=True)
         return values
 
-    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
+    def _evaluate(self, data: Dataset | DataSource, batch_size: int) -> dict[str, float]:
         means = _Means()
-        for x, y in data.batches(batch_size):
-            loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
-            means.add(self._values(loss, y, predictions), len(y))
+        with closing(data.batches(batch_size)) as batches:
+            for x, y in batches:
+                loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
+                means.add(self._values(loss, y, predictions), len(y))
         return means.values()
 
     def _values(self, loss: float, y: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         return {"loss": loss, **{m.name: m(y, predictions) for m in self.metrics}}
 
-    def _data(self, where: str, x: Any, y: Any, prefix: str = "") -> Dataset:
+    def _data(self, where: str, x: Any, y: Any, prefix: str = "") -> Dataset | DataSource:
+        if isinstance(x, DataSource):
+            x.check(where, y, self.model.graph.inputs, f"{prefix}x")
+            targets = self.loss.check_targets(where, x.targets, self.model.graph.outputs[0].shape, f"{prefix}x.targets")
+            return x.with_targets(targets.astype(self.loss.target_dtype))
         arrays = check_examples(where, x, self.model.graph.inputs, f"{prefix}x")
         targets = check_targets(where, y, len(arrays[0]), f"{prefix}y")
         targets = self.loss.check_targets(where, targets, self.model.graph.outputs[0].shape, f"{prefix}y")
@@ -318,6 +328,8 @@ class _Means:
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
+    if isinstance(data, DataSource):
+        return data, None
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(message("fit", "validation_data", "be a pair (x, y)", data))
     return data[0], data[1]
