@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,39 +23,21 @@ from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
 from cnnext.layers.attributes import as_int, as_number
 from cnnext.threads import limited
+from cnnext.training.callbacks import Callback, check_callbacks
+from cnnext.training.checkpoint import Checkpoint, Progress, TrainingState
 from cnnext.training.data import Dataset, check_examples, check_targets
+from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
 from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import Metric, MetricFunction, get_metrics
+from cnnext.training.nonfinite import first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
 
 if TYPE_CHECKING:
     from cnnext.model import Model
 
 MAX_PLANS = 8
-
-
-@dataclass
-class History:
-    """What ``fit`` returns.
-
-    Attributes
-    ----------
-    history : dict of str to list of float
-        Loss and metrics, one value per epoch: means over the epoch's steps while the weights changed, and, under
-        ``val_...``, on the validation data after the epoch.
-    epochs : list of int
-        Numbers of the epochs, from 1.
-    """
-
-    history: dict[str, list[float]] = field(default_factory=dict)
-    epochs: list[int] = field(default_factory=list)
-
-    def append(self, values: dict[str, float]) -> None:
-        """Add an epoch."""
-        self.epochs.append(len(self.epochs) + 1)
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
+SNAPSHOT_EVERY = 32     # steps; a copy of the state, a few passes over the weights, then costs little beside them
 
 
 @dataclass
@@ -103,7 +88,9 @@ class Trainer:
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[Any, Any] | None = None, verbose: int = 1, validation_split: float = 0.0) -> History:
+            validation_data: tuple[Any, Any] | None = None, verbose: int = 1, validation_split: float = 0.0,
+            callbacks: Sequence[Callback] = (), checkpoint: str | os.PathLike[str] | None = None,
+            checkpoint_every: int | None = None, resume: str | os.PathLike[str] | bool = False) -> History:
         """Train on arrays.
 
         Parameters
@@ -122,62 +109,114 @@ class Trainer:
             0: silent. 1: a line per epoch, and while it runs a bar where ``tqdm`` is installed and stderr a terminal.
         validation_split : float
             In [0, 1): this share of the data, taken from its end, is the validation data.
+        callbacks : list of Callback
+            Called in this order.
+        checkpoint : path, optional
+            A folder of its own; the state of the training is saved in it, atomically, after every epoch.
+        checkpoint_every : int, optional
+            Save after every so many steps of an epoch too.
+        resume : path or bool
+            The folder of a checkpoint from which the training goes on, bit-equal to one that was never interrupted, when
+            model, optimizer, data and arguments are the same. True: the folder ``checkpoint``, where one has been saved
+            there. ``epochs`` counts all epochs.
 
         Returns
         -------
         History
+            Of all epochs, also those before the checkpoint.
 
         Raises
         ------
         ValueError, TypeError
-            If the data does not fit the model or the loss; nothing is changed then.
+            If the data does not fit the model or the loss, or a checkpoint the model, the optimizer or the data; nothing
+            is changed then.
+        FileNotFoundError, ModelFileError
+            If there is no checkpoint in the folder ``resume``, or it is damaged; nothing is changed then.
+        OSError
+            If a checkpoint cannot be saved; the one before stays whole.
         FloatingPointError
-            If the loss is not finite. The weights are those after that step, as after Ctrl-C.
+            If the loss is not finite. The weights are then those before that step. After Ctrl-C they are those after it.
         """
         batch_size = as_int("fit", "batch_size", batch_size, minimum=1)
         epochs = as_int("fit", "epochs", epochs, minimum=1)
+        data, validation = self._split(x, y, validation_data, validation_split)
+        keeper = _Keeper(self, check_callbacks(callbacks), checkpoint, checkpoint_every)
+        progress = Progress(len(data), batch_size, bool(shuffle))
+        self.model.stop_training = False
+        with keeper.running(self.model):
+            progress = keeper.resumed(progress, resume)
+            while progress.epoch <= epochs and not self.model.stop_training:
+                self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
+        return progress.history
+
+    def _split(self, x: Any, y: Any, validation_data: Any, validation_split: float) -> tuple[Dataset, Dataset | None]:
+        """The data to train on, and that to validate on."""
         share = as_number("fit", "validation_split", validation_split, minimum=0, below=1)
-        data, validation = self._data("fit", x, y), None
+        data = self._data("fit", x, y)
         if validation_data is not None:
             if share:
                 raise ValueError(message("fit", "validation_split", "be 0 where validation_data is given", share))
-            validation = self._data("fit", *_pair(validation_data), "validation_data ")
-        elif share:
-            data, validation = data.split(share)
-            if not len(data) or not len(validation):
-                raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(x)}", share))
-        history = History()
-        for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            values = self._train_epoch(data, batch_size, shuffle, f"epoch {epoch}/{epochs}", epoch, verbose)
-            seconds = time.perf_counter() - start
-            if validation is not None:
-                values |= {f"val_{key}": v for key, v in self._evaluate(validation, batch_size).items()}
-            history.append(values)
-            if verbose:
-                rate = f"{len(data) / max(seconds, 1e-9):,.0f} images/s"
-                print(f"epoch {epoch}/{epochs}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
-        return history
+            return data, self._data("fit", *_pair(validation_data), "validation_data ")
+        if not share:
+            return data, None
+        data, validation = data.split(share)
+        if not len(data) or not len(validation):
+            raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(x)}", share))
+        return data, validation
 
-    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, title: str, epoch: int,
-                     verbose: int) -> dict[str, float]:
-        order = generator().permutation(len(data)) if shuffle else None
-        means = _Means()
+    def _fit_epoch(self, data: Dataset, validation: Dataset | None, progress: Progress, title: str, verbose: int,
+                   keeper: _Keeper) -> None:
+        """The rest of an epoch, its validation, and what follows it."""
+        start, first = time.perf_counter(), progress.means.weight
+        values = self._train_epoch(data, progress, title, verbose, keeper)
+        seconds = time.perf_counter() - start
+        rate = f"{(len(data) - first) / max(seconds, 1e-9):,.0f} images/s"
+        if validation is not None:
+            values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
+        if verbose:
+            print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
+        epoch = progress.epoch
+        progress.end_epoch(values)
+        keeper.epoch_ended(epoch, values, progress)
+
+    def _train_epoch(self, data: Dataset, progress: Progress, title: str, verbose: int, keeper: _Keeper) -> dict[str, float]:
+        if progress.shuffle and not progress.step:
+            progress.order = generator().permutation(len(data))
         bar = _progress_bar(title, len(data)) if verbose else None
+        snapshot: _Snapshot | None = None
         try:
-            for step, (x, y) in enumerate(data.batches(batch_size, order), start=1):
+            for x, y in islice(data.batches(progress.batch_size, progress.order), progress.step, None):
+                if snapshot is None or snapshot.is_old(progress, self.optimizer):
+                    snapshot = _Snapshot(TrainingState.of(self), progress.step)
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
-                    rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
-                    raise FloatingPointError(message("fit", "loss", rule, loss, f"epoch {epoch}, step {step}"))
-                means.add(self._values(loss, y, predictions), len(y))
+                    raise self._not_finite(data, progress, loss, snapshot, x, y)
+                values = self._values(loss, y, predictions)
+                progress.means.add(values, len(y))
+                progress.step += 1
                 if bar is not None:
-                    bar.set_postfix_str(_shown(means.values()), refresh=False)
+                    bar.set_postfix_str(_shown(progress.means.values()), refresh=False)
                     bar.update(len(y))
+                keeper.batch_ended(values, progress)
         finally:
             if bar is not None:
                 bar.close()
-        return means.values()
+        return progress.means.values()
+
+    def _not_finite(self, data: Dataset, progress: Progress, loss: float, snapshot: _Snapshot, x: Sequence[np.ndarray],
+                    y: np.ndarray) -> FloatingPointError:
+        """The error for a loss that is not finite; the trainer goes back to the state before that step."""
+        snapshot.state.restore(self)
+        for batch in islice(data.batches(progress.batch_size, progress.order), snapshot.step, progress.step):
+            self.step(*batch)
+        before = TrainingState.of(self)
+        try:
+            place = first_nonfinite(self, x, y)
+        finally:
+            before.restore(self)
+        rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
+        text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
+        return FloatingPointError(f"{text} {place} The weights are those before that step.")
 
     def train_on_batch(self, x: Any, y: Any) -> dict[str, float]:
         """Train on one batch; arguments and errors as for ``fit``. Loss and metrics are those before the update."""
@@ -220,7 +259,7 @@ class Trainer:
         return values
 
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
-        means = _Means()
+        means = Means()
         for x, y in data.batches(batch_size):
             loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
             means.add(self._values(loss, y, predictions), len(y))
@@ -301,20 +340,71 @@ def _sum(g: Graph, values: list[Value]) -> Value:
     return values[0] if len(values) == 1 else add(g, *values)
 
 
-class _Means:
-    """Means over batches, each weighted by its size."""
+@dataclass
+class _Snapshot:
+    """The state before a step of an epoch, from which later steps can be repeated with the same bits."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._weight = 0
+    state: TrainingState
+    step: int
 
-    def add(self, values: dict[str, float], weight: int) -> None:
-        self._weight += weight
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+    def is_old(self, progress: Progress, optimizer: Optimizer) -> bool:
+        """Whether many steps, or a change of the learning rate that repeating would not make, came since."""
+        return progress.step - self.step >= SNAPSHOT_EVERY or optimizer.learning_rate != self.state.learning_rate
 
-    def values(self) -> dict[str, float]:
-        return {name: total / self._weight for name, total in self._sums.items()}
+
+class _Keeper:
+    """The callbacks and the checkpoint of a ``fit``."""
+
+    def __init__(self, trainer: Trainer, callbacks: list[Callback], folder: str | os.PathLike[str] | None,
+                 every: int | None):
+        self.trainer = trainer
+        self.callbacks = callbacks
+        self.checkpoint = Checkpoint(folder) if folder is not None else None
+        if every is not None and folder is None:
+            raise ValueError(message("fit", "checkpoint_every", "be None where no checkpoint is saved", every))
+        self.every = as_int("fit", "checkpoint_every", every, minimum=1) if every is not None else None
+
+    @contextmanager
+    def running(self, model: Model) -> Iterator[None]:
+        """Tell the callbacks of begin and end, however it ends."""
+        for callback in self.callbacks:
+            callback.model = model
+            callback.on_train_begin()
+        try:
+            yield
+        finally:
+            for callback in self.callbacks:
+                callback.on_train_end()
+
+    def resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
+        """Where the training begins or goes on."""
+        if resume is True and self.checkpoint is None:
+            raise ValueError(message("fit", "resume", "be a folder where no `checkpoint` is given", resume))
+        source = self.checkpoint if resume is True else Checkpoint(resume) if resume is not False else None
+        if source is not None and (resume is not True or source.exists()):
+            progress = source.load(self.trainer, progress, self.callbacks)
+            self.trainer.model.stop_training = progress.stopped
+        if self.checkpoint is not None:
+            self.checkpoint.make_folder()
+        return progress
+
+    def batch_ended(self, values: dict[str, float], progress: Progress) -> None:
+        """After a step."""
+        for callback in self.callbacks:
+            callback.on_batch_end(progress.step, values)
+        if self.every is not None and progress.step % self.every == 0:
+            self._save(progress)
+
+    def epoch_ended(self, epoch: int, values: dict[str, float], progress: Progress) -> None:
+        """After an epoch."""
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, values)
+        self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        if self.checkpoint is not None:
+            progress.stopped = self.trainer.model.stop_training
+            self.checkpoint.save(self.trainer, progress, self.callbacks)
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
