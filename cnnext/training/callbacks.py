@@ -84,7 +84,7 @@ class _Monitor(Callback):
         return False
 
     def get_state(self) -> dict[str, np.ndarray]:
-        return {"monitor": np.float64([self.best, self.best_epoch, self.wait])}
+        return {"monitor": np.array([self.best, self.best_epoch, self.wait])}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         best, epoch, wait = state["monitor"].tolist()
@@ -139,7 +139,7 @@ class EarlyStopping(_Monitor):
 
     def get_state(self) -> dict[str, np.ndarray]:
         weights = {f"weights/{i}": w for i, w in enumerate(self._weights)}
-        return {**super().get_state(), "stopped_epoch": np.int64([self.stopped_epoch]), **weights}
+        return {**super().get_state(), "stopped_epoch": np.array([self.stopped_epoch]), **weights}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         super().set_state(state)
@@ -213,7 +213,7 @@ class ReduceLROnPlateau(_Monitor):
             self._cooling, self.wait = self.cooldown, 0
 
     def get_state(self) -> dict[str, np.ndarray]:
-        return {**super().get_state(), "cooling": np.int64([self._cooling])}
+        return {**super().get_state(), "cooling": np.array([self._cooling])}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         super().set_state(state)

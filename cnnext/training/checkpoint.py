@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE_NAME = "checkpoint.safetensors"
 _LIMITS = Limits(max_bytes=1 << 40)     # large optimizer states are no reason to refuse one's own file
+_DAMAGE = (LookupError, TypeError, ValueError, OverflowError, AttributeError)     # what reading nonsense raises
 
 
 @dataclass
@@ -203,7 +204,7 @@ class Checkpoint:
             arrays = {name: in_memory(tensor) for name, tensor in tensors.items()}
             state, found = _state(arrays, document), _progress(arrays, document)
             kept = [_under(arrays, f"callback/{i}/") for i in range(len(document["callbacks"]))]
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except _DAMAGE as error:
             raise ModelFileError(f"{self.where}: is damaged: {error!r}.") from error
         self._check(trainer, state, document, progress, found)
         self._restore_callbacks(callbacks, document["callbacks"], kept)
@@ -235,8 +236,11 @@ class Checkpoint:
         if [type(c).__name__ for c in stateful] != names:
             raise ValueError(message("fit", "callbacks", f"be those of the checkpoint, as far as they remember: {names}",
                                      [type(c).__name__ for c in stateful], self.where))
-        for callback, values in zip(stateful, kept, strict=True):
-            callback.set_state(values)
+        try:
+            for callback, values in zip(stateful, kept, strict=True):
+                callback.set_state(values)
+        except _DAMAGE as error:
+            raise ModelFileError(f"{self.where}: is damaged: {error!r}.") from error
 
 
 def _kept(callbacks: Sequence[Callback]) -> list[tuple[Callback, dict[str, np.ndarray]]]:
@@ -249,8 +253,8 @@ def _tensors(state: TrainingState, progress: Progress, kept: Sequence[Mapping[st
     tensors |= {f"optimizer/{i}/{j}": a for i, slots in state.slots.items() for j, a in enumerate(slots)}
     if progress.order is not None:
         tensors["order"] = progress.order
-    tensors |= {f"means/{name}": np.float64([total]) for name, total in progress.means.sums.items()}
-    tensors |= {f"history/{name}": np.float64(values) for name, values in progress.history.history.items()}
+    tensors |= {f"means/{name}": np.array([total]) for name, total in progress.means.sums.items()}
+    tensors |= {f"history/{name}": np.array(values) for name, values in progress.history.history.items()}
     return tensors | {f"callback/{i}/{key}": a for i, values in enumerate(kept) for key, a in values.items()}
 
 

@@ -143,8 +143,7 @@ class Trainer:
         keeper = _Keeper(self, check_callbacks(callbacks), checkpoint, checkpoint_every)
         progress = Progress(len(data), batch_size, bool(shuffle))
         self.model.stop_training = False
-        with keeper.running(self.model):
-            progress = keeper.resumed(progress, resume)
+        with keeper.running(progress, resume) as progress:
             while progress.epoch <= epochs and not self.model.stop_training:
                 self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
         return progress.history
@@ -210,8 +209,9 @@ class Trainer:
         for batch in islice(data.batches(progress.batch_size, progress.order), snapshot.step, progress.step):
             self.step(*batch)
         before = TrainingState.of(self)
+        order = np.arange(len(data)) if progress.order is None else progress.order
         try:
-            place = first_nonfinite(self, x, y)
+            place = first_nonfinite(self, x, y, order[progress.step * progress.batch_size :])
         finally:
             before.restore(self)
         rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
@@ -365,19 +365,19 @@ class _Keeper:
         self.every = as_int("fit", "checkpoint_every", every, minimum=1) if every is not None else None
 
     @contextmanager
-    def running(self, model: Model) -> Iterator[None]:
-        """Tell the callbacks of begin and end, however it ends."""
+    def running(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Iterator[Progress]:
+        """Where the training begins or goes on; the callbacks are told of its begin and its end, however it ends."""
         for callback in self.callbacks:
-            callback.model = model
+            callback.model = self.trainer.model
             callback.on_train_begin()
+        progress = self._resumed(progress, resume)
         try:
-            yield
+            yield progress
         finally:
             for callback in self.callbacks:
                 callback.on_train_end()
 
-    def resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
-        """Where the training begins or goes on."""
+    def _resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
         if resume is True and self.checkpoint is None:
             raise ValueError(message("fit", "resume", "be a folder where no `checkpoint` is given", resume))
         source = self.checkpoint if resume is True else Checkpoint(resume) if resume is not False else None

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from cnnext.training.loop import Trainer
 
 
-def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray) -> str:
+def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray, examples: np.ndarray) -> str:
     """A sentence that says where it comes from: the batch, a parameter, or the first layer of the forward pass.
 
     Parameters
     ----------
     trainer : Trainer
         In the state before the step, with the generator too. Running statistics are not moved.
-    x, y : the batch
+    x, y : list of ndarray, ndarray
+        The batch.
+    examples : ndarray of int
+        Which examples of the data it holds.
     """
-    for value, array in zip(trainer.model.graph.inputs, x, strict=True):
+    for array in x:
         if (found := _first(array)) is not None:
-            return f"It comes from the data: `x` (input {value.name!r}) holds {array[found]} in example {found[0]} of the batch."
-    if y.dtype.kind == "f" and (found := _first(y)) is not None:
-        return f"It comes from the data: `y` holds {y[found]} in example {found[0]} of the batch."
+            return f"It comes from the data: x[{examples[found[0]]}] holds {array[found]}."
     for p in trainer.model.parameters:
         if (found := _first(p.data)) is not None:
             return f"Parameter {p.name!r} held {p.data[found]} before the step already."
