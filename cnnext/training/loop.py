@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +137,10 @@ class Trainer:
         OSError
             If a checkpoint cannot be saved; the one before stays whole.
         FloatingPointError
-            If the loss is not finite. The weights are then those before that step. After Ctrl-C they are those after it.
+            If the loss is not finite. The weights are then those before that step.
+        KeyboardInterrupt
+            After Ctrl-C, at the end of the step that runs (a second Ctrl-C does not wait for it), with the weights after
+            it; the checkpoint is saved before.
         """
         batch_size = as_int("fit", "batch_size", batch_size, minimum=1)
         epochs = as_int("fit", "epochs", epochs, minimum=1)
@@ -359,6 +364,7 @@ class _Keeper:
                  every: int | None):
         self.trainer = trainer
         self.callbacks = callbacks
+        self.interrupted = False
         self.checkpoint = Checkpoint(folder) if folder is not None else None
         if every is not None and folder is None:
             raise ValueError(message("fit", "checkpoint_every", "be None where no checkpoint is saved", every))
@@ -372,10 +378,31 @@ class _Keeper:
             callback.on_train_begin()
         progress = self._resumed(progress, resume)
         try:
-            yield progress
+            with self._ctrl_c_waits():
+                yield progress
         finally:
             for callback in self.callbacks:
                 callback.on_train_end()
+
+    @contextmanager
+    def _ctrl_c_waits(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of the step, so that the state that is kept is a whole one; a second one does not."""
+        self.interrupted = False
+        if (threading.current_thread() is not threading.main_thread()
+                or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
+            yield       # Ctrl-C is somebody else's
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
         if resume is True and self.checkpoint is None:
@@ -392,14 +419,20 @@ class _Keeper:
         """After a step."""
         for callback in self.callbacks:
             callback.on_batch_end(progress.step, values)
-        if self.every is not None and progress.step % self.every == 0:
+        if self.interrupted or self.every is not None and progress.step % self.every == 0:
             self._save(progress)
+        self._end_if_interrupted()
 
     def epoch_ended(self, epoch: int, values: dict[str, float], progress: Progress) -> None:
         """After an epoch."""
         for callback in self.callbacks:
             callback.on_epoch_end(epoch, values)
         self._save(progress)
+        self._end_if_interrupted()
+
+    def _end_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def _save(self, progress: Progress) -> None:
         if self.checkpoint is not None:

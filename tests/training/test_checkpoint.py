@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -325,6 +326,57 @@ def test_a_checkpoint_is_no_model(tmp_path):
     new_net().fit(x, y, checkpoint=tmp_path, verbose=0)
     with pytest.raises(cx.ModelFileError):
         cx.load(tmp_path / FILE_NAME)
+
+
+class CtrlC(cx.Callback):
+    def __init__(self, step, times=1):
+        self.step, self.times, self.batches = step, times, 0
+
+    def on_batch_end(self, batch, logs):
+        self.batches += 1
+        if self.batches == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+
+
+@pytest.fixture
+def default_handler():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals to oneself")
+@pytest.mark.parametrize("step", [1, 5, 7, 15])
+def test_ctrl_c_saves_a_whole_state(tmp_path, default_handler, step):
+    x, y = data()
+    expected = trained()
+    net, callback = new_net(), CtrlC(step)
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x, y, callbacks=[callback], checkpoint=tmp_path, **SETTINGS)
+    assert (callback.batches, net.optimizer.steps) == (step, step)
+    again = new_net()
+    again.fit(x, y, resume=tmp_path, **SETTINGS)
+    check_same(everything(again), expected)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals to oneself")
+def test_a_second_ctrl_c_does_not_wait(tmp_path, default_handler):
+    net = new_net()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(*data(), callbacks=[CtrlC(2, times=2)], checkpoint=tmp_path, **SETTINGS)
+    assert os.listdir(tmp_path) == []
+
+
+def test_in_another_thread(default_handler):
+    """Only the main thread may have a handler."""
+    net, seen = new_net(), []
+    thread = threading.Thread(target=lambda: seen.append(net.fit(*data(), **SETTINGS)))
+    thread.start()
+    thread.join()
+    assert seen[0].epochs == [1, 2, 3, 4]
 
 
 PROGRAM = """
