@@ -32,7 +32,7 @@ from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
 from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import Metric, MetricFunction, get_metrics
-from cnnext.training.nonfinite import first_nonfinite
+from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Trainer:
         OSError
             If a checkpoint cannot be saved; the one before stays whole.
         FloatingPointError
-            If the loss is not finite. The weights are then those before that step.
+            If the loss is not finite. The weights are then those before the step that made it so.
         KeyboardInterrupt
             After Ctrl-C, at the end of the step that runs (a second Ctrl-C does not wait for it), with the weights after
             it; the checkpoint is saved before.
@@ -190,7 +190,8 @@ class Trainer:
         snapshot: _Snapshot | None = None
         try:
             for x, y in islice(data.batches(progress.batch_size, progress.order), progress.step, None):
-                if snapshot is None or snapshot.is_old(progress, self.optimizer):
+                if snapshot is None or snapshot.is_old(progress, self.optimizer) and not bad_parameter(self.model):
+                    snapshot = None     # its memory is free before the next one takes as much
                     snapshot = _Snapshot(TrainingState.of(self), progress.step)
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
@@ -209,18 +210,24 @@ class Trainer:
 
     def _not_finite(self, data: Dataset, progress: Progress, loss: float, snapshot: _Snapshot, x: Sequence[np.ndarray],
                     y: np.ndarray) -> FloatingPointError:
-        """The error for a loss that is not finite; the trainer goes back to the state before that step."""
-        snapshot.state.restore(self)
-        for batch in islice(data.batches(progress.batch_size, progress.order), snapshot.step, progress.step):
+        """The error for a loss that is not finite; the trainer goes back to the state before what made it so."""
+        rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
+        text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
+        before = snapshot.state
+        before.restore(self)
+        repeated = islice(data.batches(progress.batch_size, progress.order), snapshot.step, progress.step)
+        for step, batch in enumerate(repeated, start=snapshot.step + 1):
             self.step(*batch)
-        before = TrainingState.of(self)
+            if bad := bad_parameter(self.model):
+                before.restore(self)
+                return FloatingPointError(f"{text} Parameter {bad} after step {step}, whose loss was finite: its gradient "
+                                          "was too large. The weights are those before that step.")
+            before = TrainingState.of(self)
         order = np.arange(len(data)) if progress.order is None else progress.order
         try:
             place = first_nonfinite(self, x, y, order[progress.step * progress.batch_size :])
         finally:
             before.restore(self)
-        rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
-        text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
         return FloatingPointError(f"{text} {place} The weights are those before that step.")
 
     def train_on_batch(self, x: Any, y: Any) -> dict[str, float]:

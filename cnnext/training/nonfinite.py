@@ -15,6 +15,7 @@ from cnnext.threads import limited
 from cnnext.training.initializers import generator
 
 if TYPE_CHECKING:
+    from cnnext.model import Model
     from cnnext.training.loop import Trainer
 
 
@@ -33,9 +34,8 @@ def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray, ex
     for array in x:
         if (found := _first(array)) is not None:
             return f"It comes from the data: x[{examples[found[0]]}] holds {array[found]}."
-    for p in trainer.model.parameters:
-        if (found := _first(p.data)) is not None:
-            return f"Parameter {p.name!r} held {p.data[found]} before the step already."
+    if bad := bad_parameter(trainer.model):
+        return f"Parameter {bad} before the step already."
     values, arrays = _forward(trainer, x, y)
     for value, array in zip(values, arrays, strict=True):
         if (found := _first(array)) is not None:
@@ -43,6 +43,14 @@ def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray, ex
             return (f"It first appears in the result of layer {value.node.name!r}, of shape {array.shape}, as "
                     f"{array[found]}; what goes into it reaches {_reach(value, values, arrays, x):.3g}.")
     return "The forward pass by itself is finite: the weights were changed from outside during the step."
+
+
+def bad_parameter(model: Model) -> str:
+    """What parameter is not finite, and what it holds; "" if all are."""
+    for p in model.parameters:
+        if (found := _first(p.data)) is not None:
+            return f"{p.name!r} held {p.data[found]}"
+    return ""
 
 
 def _forward(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[list[Value], list[np.ndarray]]:

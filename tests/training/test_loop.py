@@ -311,6 +311,23 @@ def test_a_learning_rate_that_is_too_large(rate):
     assert all(np.isfinite(w).all() for w in net.get_weights())
 
 
+@pytest.mark.parametrize("steps", [3, 31, 32])
+def test_an_update_that_overflows_is_found(steps):
+    """A finite loss with gradients beyond float32; after step 32 the next snapshot would hold infinity already."""
+    x = np.full((40, 2), 1e-3, np.float32)
+    y = np.zeros((40, 1), np.float32)
+    y[steps - 1] = 1e15
+    x[steps - 1] = 1e30
+    net = linear_net(2, 1, use_bias=False)
+    net.compile(cx.SGD(1e-6), "mse")
+    net.set_weights([np.zeros((2, 1))])
+    text = rf"epoch 1, step {steps + 1}\)\. Parameter 'dense\w*/weights' held inf after step {steps}, whose loss was finite"
+    with pytest.raises(FloatingPointError, match=text):
+        net.fit(x, y, batch_size=1, shuffle=False, verbose=0)
+    assert net.optimizer.steps == steps - 1
+    assert np.isfinite(net.get_weights()[0]).all()
+
+
 def test_a_parameter_that_is_not_finite_is_named():
     x, y = conv_data()
     net = conv_net()
