@@ -128,11 +128,13 @@ class Checkpoint:
     ----------
     folder : path
         Of its own: what killed processes left half written in it is removed.
+    argument : str
+        The argument of ``fit`` that gave it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: str | os.PathLike[str], argument: str = "checkpoint"):
         if not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(message("fit", "checkpoint", "be the path of a folder", folder))
+            raise TypeError(message("fit", argument, "be the path of a folder", folder))
         self.folder = os.fspath(folder)
         self.path = os.path.join(self.folder, FILE_NAME)
         self.where = f"checkpoint {self.folder!r}"

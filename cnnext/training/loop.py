@@ -187,6 +187,8 @@ class Trainer:
         if progress.shuffle and not progress.step:
             progress.order = generator().permutation(len(data))
         bar = _progress_bar(title, len(data)) if verbose else None
+        if bar is not None and progress.step:
+            bar.update(progress.means.weight)
         snapshot: _Snapshot | None = None
         try:
             for x, y in islice(data.batches(progress.batch_size, progress.order), progress.step, None):
@@ -414,7 +416,7 @@ class _Keeper:
     def _resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
         if resume is True and self.checkpoint is None:
             raise ValueError(message("fit", "resume", "be a folder where no `checkpoint` is given", resume))
-        source = self.checkpoint if resume is True else Checkpoint(resume) if resume is not False else None
+        source = self.checkpoint if resume is True else Checkpoint(resume, "resume") if resume is not False else None
         if source is not None and (resume is not True or source.exists()):
             progress = source.load(self.trainer, progress, self.callbacks)
             self.trainer.model.stop_training = progress.stopped

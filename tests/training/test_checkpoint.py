@@ -314,7 +314,7 @@ def test_what_belongs_to_another_training(tmp_path):
         check_refused(new_net(), tmp_path, ValueError, f"`{name}` must be as in the epoch that is to go on", **change)
     check_refused(new_net(), tmp_path, ValueError, "`callbacks` must be those", callbacks=plateau())
     check_refused(new_net(), tmp_path / "nowhere", FileNotFoundError, "`resume` must be a folder with a checkpoint")
-    check_refused(new_net(), 5, TypeError, "must be the path of a folder")
+    check_refused(new_net(), 5, TypeError, "`resume` must be the path of a folder")
     check_refused(new_net(), True, ValueError, "`resume` must be a folder where no `checkpoint` is given")
     check_refused(new_net(), False, ValueError, "`checkpoint_every` must be None", checkpoint_every=3)
     new_net().save(tmp_path / FILE_NAME)

@@ -437,7 +437,16 @@ class FakeBar:
         self.closed = True
 
 
-def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch):
+class StopAfter(cx.Callback):
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_batch_end(self, batch, logs):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch, tmp_path):
     x, y = blobs(70)
     x[-1] = np.nan
     monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=FakeBar))
@@ -453,6 +462,13 @@ def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch):
     with pytest.raises(FloatingPointError):
         net.fit(x, y)
     assert FakeBar.made[-1].closed
+    before = len(FakeBar.made)
+    net.set_weights([np.zeros_like(w) for w in net.get_weights()])
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x[:-1], y[:-1], batch_size=32, checkpoint=tmp_path, checkpoint_every=2, callbacks=[StopAfter(3)])
+    net.fit(x[:-1], y[:-1], batch_size=32, resume=tmp_path)
+    assert [bar.seen for bar in FakeBar.made[before:]] == [69, 69]
+    assert len(FakeBar.made[-1].texts) == 1
     monkeypatch.setitem(sys.modules, "tqdm", None)
     net.set_weights([np.zeros_like(w) for w in net.get_weights()])
     net.fit(x[:-1], y[:-1])
