@@ -26,6 +26,8 @@ _MODULES: dict[str, str] = {
                      "MeanAbsoluteError", "Huber", "Hinge", "Dice"), "cnnext.training.losses"),
     **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "confusion_matrix", "precision", "recall",
                      "f1_score", "mean_iou"), "cnnext.training.metrics"),
+    **dict.fromkeys(("Callback", "CSVLogger", "EarlyStopping", "JSONLinesLogger", "ModelCheckpoint", "ReduceLROnPlateau"),
+                    "cnnext.training.callbacks"),
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }
 

@@ -19,7 +19,9 @@ from cnnext.threads import resolve_threads
 
 if TYPE_CHECKING:
     from cnnext.data.source import DataSource
-    from cnnext.training.loop import History, Trainer
+    from cnnext.training.callbacks import Callback
+    from cnnext.training.history import History
+    from cnnext.training.loop import Trainer
 
 
 class Model:
@@ -59,6 +61,7 @@ class Model:
         self.optimizer: Any = None
         self.loss: Any = None
         self.metrics: list[Any] = []
+        self.stop_training = False
 
     def _check_graph(self) -> None:
         known = set(self.graph.inputs)
@@ -185,7 +188,9 @@ class Model:
 
     def fit(self, x: np.ndarray | DataSource, y: np.ndarray | None = None, batch_size: int = 32, epochs: int = 1,
             shuffle: bool = True, validation_data: tuple[np.ndarray, np.ndarray] | DataSource | None = None,
-            verbose: int = 1, validation_split: float = 0.0) -> History:
+            verbose: int = 1, validation_split: float = 0.0, callbacks: Sequence[Callback] = (),
+            checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int | None = None,
+            resume: str | os.PathLike[str] | bool = False) -> History:
         """Train on arrays, or on a data source such as ``cnnext.data.ImageFolder``.
 
         Parameters
@@ -203,6 +208,15 @@ class Model:
             0 is silent, 1 shows progress with loss, metrics and images per second.
         validation_split : float
             This share of the data, taken from its end, is the validation data.
+        callbacks : list of Callback
+            Called while it runs: ``EarlyStopping``, ``ModelCheckpoint``, ``ReduceLROnPlateau``, ``CSVLogger``, ...
+        checkpoint : path, optional
+            A folder of its own, in which the state of the training is kept: saved atomically after every epoch.
+        checkpoint_every : int, optional
+            Save after every so many steps of an epoch too.
+        resume : path or bool
+            The folder of a checkpoint from which the training goes on, with the bits of one that was never interrupted;
+            True: the folder ``checkpoint``, where one has been saved there. ``epochs`` counts all epochs.
 
         Returns
         -------
@@ -211,7 +225,8 @@ class Model:
         """
         return self._compiled().fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
                                     validation_data=validation_data, verbose=verbose,
-                                    validation_split=validation_split)
+                                    validation_split=validation_split, callbacks=callbacks, checkpoint=checkpoint,
+                                    checkpoint_every=checkpoint_every, resume=resume)
 
     def train_on_batch(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """One step of training; loss and metrics of this batch before the update."""

@@ -71,16 +71,20 @@ class DataSource(ABC):
     def __len__(self) -> int:
         return len(self._items)
 
-    def batches(self, batch_size: int, order: np.ndarray | None = None, training: bool = False) -> Batches:
+    def draw_seed(self) -> int | None:
+        """A seed for an epoch's augmentation, from the generator of ``cnnext.set_random_seed``; None without one."""
+        return int(generator().integers(2**63)) if self.augment else None
+
+    def batches(self, batch_size: int, order: np.ndarray | None = None, seed: int | None = None) -> Batches:
         """Batches in the given order of examples, or as they lie; the last may be smaller.
 
         Parameters
         ----------
         batch_size : int
         order : ndarray of int, optional
-        training : bool
-            Whether to augment. The seed is drawn from the generator of ``cnnext.set_random_seed``, so every epoch has
-            its own.
+        seed : int, optional
+            Of an epoch (`draw_seed`): an example's augmentation depends on it and on the example alone. None: no
+            augmentation.
 
         Yields
         ------
@@ -97,7 +101,6 @@ class DataSource(ABC):
             If an augmentation fails, or in a forked child, if the iteration began in its parent.
         """
         order = np.arange(len(self)) if order is None else order
-        seed = int(generator().integers(2**63)) if training and self.augment else None
         picks = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
         pid, stop = os.getpid(), Event()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="cnnext-data")

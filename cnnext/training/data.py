@@ -35,9 +35,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
-    def batches(self, batch_size: int, order: np.ndarray | None = None, training: bool = False) -> Batches:
-        """Batches in the given order of examples, or as they lie; the last may be smaller. ``training`` changes nothing."""
-        for start in range(0, len(self), batch_size):
+    def draw_seed(self) -> int | None:
+        """None: nothing is drawn at random."""
+        return None
+
+    def batches(self, batch_size: int, order: np.ndarray | None = None, seed: int | None = None) -> Batches:
+        """Batches in the given order of examples, or as they lie; the last may be smaller. ``seed`` changes nothing."""
+        for start in range(0, len(self) if order is None else len(order), batch_size):
             where: Any = slice(start, start + batch_size)
             if order is not None:
                 where = order[where]

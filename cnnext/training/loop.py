@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,39 +25,21 @@ from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
 from cnnext.layers.attributes import as_int, as_number
 from cnnext.threads import limited
-from cnnext.training.data import Dataset, check_examples, check_targets
+from cnnext.training.callbacks import Callback, check_callbacks
+from cnnext.training.checkpoint import Checkpoint, Progress, TrainingState
+from cnnext.training.data import Batches, Dataset, check_examples, check_targets
+from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
 from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import Metric, MetricFunction, get_metrics
+from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
 
 if TYPE_CHECKING:
     from cnnext.model import Model
 
 MAX_PLANS = 8
-
-
-@dataclass
-class History:
-    """What ``fit`` returns.
-
-    Attributes
-    ----------
-    history : dict of str to list of float
-        Loss and metrics, one value per epoch: means over the epoch's steps while the weights changed, and, under
-        ``val_...``, on the validation data after the epoch.
-    epochs : list of int
-        Numbers of the epochs, from 1.
-    """
-
-    history: dict[str, list[float]] = field(default_factory=dict)
-    epochs: list[int] = field(default_factory=list)
-
-    def append(self, values: dict[str, float]) -> None:
-        """Add an epoch."""
-        self.epochs.append(len(self.epochs) + 1)
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
+SNAPSHOT_EVERY = 32     # steps; a copy of the state, a few passes over the weights, then costs little beside them
 
 
 @dataclass
@@ -105,8 +90,9 @@ class Trainer:
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[Any, Any] | DataSource | None = None, verbose: int = 1,
-            validation_split: float = 0.0) -> History:
+            validation_data: tuple[Any, Any] | DataSource | None = None, verbose: int = 1, validation_split: float = 0.0,
+            callbacks: Sequence[Callback] = (), checkpoint: str | os.PathLike[str] | None = None,
+            checkpoint_every: int | None = None, resume: str | os.PathLike[str] | bool = False) -> History:
         """Train on arrays, or on a data source.
 
         Parameters
@@ -125,64 +111,131 @@ class Trainer:
             0: silent. 1: a line per epoch, and while it runs a bar where ``tqdm`` is installed and stderr a terminal.
         validation_split : float
             In [0, 1): this share of the data, taken from its end, is the validation data.
+        callbacks : list of Callback
+            Called in this order.
+        checkpoint : path, optional
+            A folder of its own; the state of the training is saved in it, atomically, after every epoch.
+        checkpoint_every : int, optional
+            Save after every so many steps of an epoch too.
+        resume : path or bool
+            The folder of a checkpoint from which the training goes on, bit-equal to one that was never interrupted, when
+            model, optimizer, data and arguments are the same. True: the folder ``checkpoint``, where one has been saved
+            there. ``epochs`` counts all epochs.
 
         Returns
         -------
         History
+            Of all epochs, also those before the checkpoint.
 
         Raises
         ------
         ValueError, TypeError
-            If the data does not fit the model or the loss; nothing is changed then.
+            If the data does not fit the model or the loss, or a checkpoint the model, the optimizer or the data; nothing
+            is changed then.
+        FileNotFoundError, ModelFileError
+            If there is no checkpoint in the folder ``resume``, or it is damaged; nothing is changed then.
+        OSError
+            If a checkpoint cannot be saved; the one before stays whole.
         FloatingPointError
-            If the loss is not finite. The weights are those after that step, as after Ctrl-C.
+            If the loss is not finite. The weights are then those before the step that made it so.
+        KeyboardInterrupt
+            After Ctrl-C, at the end of the step that runs (a second Ctrl-C does not wait for it), with the weights after
+            it; the checkpoint is saved before.
         """
         batch_size = as_int("fit", "batch_size", batch_size, minimum=1)
         epochs = as_int("fit", "epochs", epochs, minimum=1)
+        data, validation = self._split(x, y, validation_data, validation_split)
+        keeper = _Keeper(self, check_callbacks(callbacks), checkpoint, checkpoint_every)
+        progress = Progress(len(data), batch_size, bool(shuffle))
+        self.model.stop_training = False
+        with keeper.running(progress, resume) as progress:
+            while progress.epoch <= epochs and not self.model.stop_training:
+                self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
+        return progress.history
+
+    def _split(self, x: Any, y: Any, validation_data: Any,
+               validation_split: float) -> tuple[Dataset | DataSource, Dataset | DataSource | None]:
+        """The data to train on, and that to validate on."""
         share = as_number("fit", "validation_split", validation_split, minimum=0, below=1)
-        data, validation = self._data("fit", x, y), None
+        data = self._data("fit", x, y)
         if validation_data is not None:
             if share:
                 raise ValueError(message("fit", "validation_split", "be 0 where validation_data is given", share))
-            validation = self._data("fit", *_pair(validation_data), "validation_data ")
-        elif share:
-            data, validation = data.split(share)
-            if not len(data) or not len(validation):
-                raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(x)}", share))
-        history = History()
-        for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            values = self._train_epoch(data, batch_size, shuffle, f"epoch {epoch}/{epochs}", epoch, verbose)
-            seconds = time.perf_counter() - start
-            if validation is not None:
-                values |= {f"val_{key}": v for key, v in self._evaluate(validation, batch_size).items()}
-            history.append(values)
-            if verbose:
-                rate = f"{len(data) / max(seconds, 1e-9):,.0f} images/s"
-                print(f"epoch {epoch}/{epochs}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
-        return history
+            return data, self._data("fit", *_pair(validation_data), "validation_data ")
+        if not share:
+            return data, None
+        data, validation = data.split(share)
+        if not len(data) or not len(validation):
+            raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(x)}", share))
+        return data, validation
 
-    def _train_epoch(self, data: Dataset | DataSource, batch_size: int, shuffle: bool, title: str, epoch: int,
-                     verbose: int) -> dict[str, float]:
-        order = generator().permutation(len(data)) if shuffle else None
-        means = _Means()
+    def _fit_epoch(self, data: Dataset | DataSource, validation: Dataset | DataSource | None, progress: Progress,
+                   title: str, verbose: int, keeper: _Keeper) -> None:
+        """The rest of an epoch, its validation, and what follows it."""
+        start, first = time.perf_counter(), progress.means.weight
+        values = self._train_epoch(data, progress, title, verbose, keeper)
+        seconds = time.perf_counter() - start
+        rate = f"{(len(data) - first) / max(seconds, 1e-9):,.0f} images/s"
+        if validation is not None:
+            values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
+        if verbose:
+            print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
+        epoch = progress.epoch
+        progress.end_epoch(values)
+        keeper.epoch_ended(epoch, values, progress)
+
+    def _train_epoch(self, data: Dataset | DataSource, progress: Progress, title: str, verbose: int,
+                     keeper: _Keeper) -> dict[str, float]:
+        if not progress.step:
+            progress.order = generator().permutation(len(data)) if progress.shuffle else None
+            progress.seed = data.draw_seed()
         bar = _progress_bar(title, len(data)) if verbose else None
-        batches = data.batches(batch_size, order, training=True)
+        if bar is not None and progress.step:
+            bar.update(progress.means.weight)
+        snapshot: _Snapshot | None = None
+        batches = _batches(data, progress, progress.step)
         try:
-            for step, (x, y) in enumerate(batches, start=1):
+            for x, y in batches:
+                if snapshot is None or snapshot.is_old(progress, self.optimizer) and not bad_parameter(self.model):
+                    snapshot = None     # its memory is free before the next one takes as much
+                    snapshot = _Snapshot(TrainingState.of(self), progress.step)
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
-                    rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
-                    raise FloatingPointError(message("fit", "loss", rule, loss, f"epoch {epoch}, step {step}"))
-                means.add(self._values(loss, y, predictions), len(y))
+                    raise self._not_finite(data, progress, loss, snapshot, x, y)
+                values = self._values(loss, y, predictions)
+                progress.means.add(values, len(y))
+                progress.step += 1
                 if bar is not None:
-                    bar.set_postfix_str(_shown(means.values()), refresh=False)
+                    bar.set_postfix_str(_shown(progress.means.values()), refresh=False)
                     bar.update(len(y))
+                keeper.batch_ended(values, progress)
         finally:
             batches.close()  # at once: a traceback that somebody keeps would keep its workers
             if bar is not None:
                 bar.close()
-        return means.values()
+        return progress.means.values()
+
+    def _not_finite(self, data: Dataset | DataSource, progress: Progress, loss: float, snapshot: _Snapshot,
+                    x: Sequence[np.ndarray], y: np.ndarray) -> FloatingPointError:
+        """The error for a loss that is not finite; the trainer goes back to the state before what made it so."""
+        rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
+        text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
+        before = snapshot.state
+        before.restore(self)
+        repeated = _batches(data, progress, snapshot.step, progress.step)
+        for step, batch in enumerate(repeated, start=snapshot.step + 1):
+            self.step(*batch)
+            if bad := bad_parameter(self.model):
+                before.restore(self)
+                return FloatingPointError(f"{text} Parameter {bad} after step {step}, whose loss was finite: its gradient "
+                                          "was too large. The weights are those before that step.")
+            before = TrainingState.of(self)
+        order = np.arange(len(data)) if progress.order is None else progress.order
+        try:
+            place = first_nonfinite(self, x, y, order[progress.step * progress.batch_size :])
+        finally:
+            before.restore(self)
+        return FloatingPointError(f"{text} {place} The weights are those before that step.")
 
     def train_on_batch(self, x: Any, y: Any) -> dict[str, float]:
         """Train on one batch; arguments and errors as for ``fit``. Loss and metrics are those before the update."""
@@ -225,7 +278,7 @@ class Trainer:
         return values
 
     def _evaluate(self, data: Dataset | DataSource, batch_size: int) -> dict[str, float]:
-        means = _Means()
+        means = Means()
         with closing(data.batches(batch_size)) as batches:
             for x, y in batches:
                 loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
@@ -311,20 +364,110 @@ def _sum(g: Graph, values: list[Value]) -> Value:
     return values[0] if len(values) == 1 else add(g, *values)
 
 
-class _Means:
-    """Means over batches, each weighted by its size."""
+@dataclass
+class _Snapshot:
+    """The state before a step of an epoch, from which later steps can be repeated with the same bits."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._weight = 0
+    state: TrainingState
+    step: int
 
-    def add(self, values: dict[str, float], weight: int) -> None:
-        self._weight += weight
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+    def is_old(self, progress: Progress, optimizer: Optimizer) -> bool:
+        """Whether many steps, or a change of the learning rate that repeating would not make, came since."""
+        changed = optimizer.schedule is None and optimizer.learning_rate != self.state.learning_rate
+        return changed or progress.step - self.step >= SNAPSHOT_EVERY
 
-    def values(self) -> dict[str, float]:
-        return {name: total / self._weight for name, total in self._sums.items()}
+
+class _Keeper:
+    """The callbacks and the checkpoint of a ``fit``."""
+
+    def __init__(self, trainer: Trainer, callbacks: list[Callback], folder: str | os.PathLike[str] | None,
+                 every: int | None):
+        self.trainer = trainer
+        self.callbacks = callbacks
+        self.interrupted = False
+        self.checkpoint = Checkpoint(folder) if folder is not None else None
+        if every is not None and folder is None:
+            raise ValueError(message("fit", "checkpoint_every", "be None where no checkpoint is saved", every))
+        self.every = as_int("fit", "checkpoint_every", every, minimum=1) if every is not None else None
+
+    @contextmanager
+    def running(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Iterator[Progress]:
+        """Where the training begins or goes on; the callbacks are told of its begin and its end, however it ends."""
+        for callback in self.callbacks:
+            callback.model = self.trainer.model
+            callback.on_train_begin()
+        progress = self._resumed(progress, resume)
+        try:
+            with self._ctrl_c_waits():
+                yield progress
+        finally:
+            for callback in self.callbacks:
+                callback.on_train_end()
+
+    @contextmanager
+    def _ctrl_c_waits(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of the step, so that the state that is kept is a whole one; a second one does not."""
+        self.interrupted = False
+        if (threading.current_thread() is not threading.main_thread()
+                or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
+            yield       # Ctrl-C is somebody else's
+            return
+
+        def note(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _resumed(self, progress: Progress, resume: str | os.PathLike[str] | bool) -> Progress:
+        if resume is True and self.checkpoint is None:
+            raise ValueError(message("fit", "resume", "be a folder where no `checkpoint` is given", resume))
+        source = self.checkpoint if resume is True else Checkpoint(resume, "resume") if resume is not False else None
+        if source is not None and (resume is not True or source.exists()):
+            progress = source.load(self.trainer, progress, self.callbacks)
+            self.trainer.model.stop_training = progress.stopped
+        if self.checkpoint is not None:
+            self.checkpoint.make_folder()
+        return progress
+
+    def batch_ended(self, values: dict[str, float], progress: Progress) -> None:
+        """After a step."""
+        for callback in self.callbacks:
+            callback.on_batch_end(progress.step, values)
+        if self.interrupted or self.every is not None and progress.step % self.every == 0:
+            self._save(progress)
+        self._end_if_interrupted()
+
+    def epoch_ended(self, epoch: int, values: dict[str, float], progress: Progress) -> None:
+        """After an epoch."""
+        for callback in self.callbacks:
+            callback.on_epoch_end(epoch, values)
+        self._save(progress)
+        self._end_if_interrupted()
+
+    def _end_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _save(self, progress: Progress) -> None:
+        if self.checkpoint is not None:
+            progress.stopped = self.trainer.model.stop_training
+            self.checkpoint.save(self.trainer, progress, self.callbacks)
+
+
+
+def _batches(data: Dataset | DataSource, progress: Progress, first: int, last: int | None = None) -> Batches:
+    """The steps [first, last) of an epoch, or all from the first on."""
+    if not first and last is None:
+        return data.batches(progress.batch_size, progress.order, progress.seed)
+    order = np.arange(len(data)) if progress.order is None else progress.order
+    end = None if last is None else last * progress.batch_size
+    return data.batches(progress.batch_size, order[first * progress.batch_size : end], progress.seed)
 
 
 def _pair(data: Any) -> tuple[Any, Any]:

@@ -71,7 +71,7 @@ def test_bits_depend_on_the_seed_and_the_epoch_alone():
     def epochs(seed, **options):
         cx.set_random_seed(seed)
         data = arrays(augment=AUGMENT, **options)
-        return [np.concatenate([x[0] for x, _ in data.batches(size, training=True)]) for size in (7, 50)]
+        return [np.concatenate([x[0] for x, _ in data.batches(size, seed=data.draw_seed())]) for size in (7, 50)]
 
     first, second = epochs(1, workers=1)
     for options in ({"workers": 2}, {"workers": 5, "prefetch": 1}, {"workers": 3, "prefetch": 9}):
@@ -84,7 +84,8 @@ def test_bits_depend_on_the_seed_and_the_epoch_alone():
 def test_an_example_has_its_own_draws_wherever_it_stands():
     def made(order):
         cx.set_random_seed(1)
-        (x,), _ = next(arrays(augment=AUGMENT).batches(50, order, training=True))
+        data = arrays(augment=AUGMENT)
+        (x,), _ = next(data.batches(50, order, data.draw_seed()))
         return x
 
     order = np.random.default_rng(1).permutation(50)
@@ -156,7 +157,7 @@ def test_an_error_is_that_of_the_first_bad_example_and_names_it():
 def test_an_augmentation_that_changes_the_shape(result):
     data = arrays(augment=[lambda image, random: result])
     with pytest.raises(ValueError, match=r"^x\[0\]: `<function .*` must give an array of shape \(6, 5, 3\)"):
-        list(data.batches(8, training=True))
+        list(data.batches(8, seed=data.draw_seed()))
 
 
 def test_an_augmentation_that_fails():
@@ -196,7 +197,7 @@ def test_workers_end_when_training_is_interrupted(error):
 
 def test_fork_in_the_middle_of_an_epoch():
     data = arrays(augment=AUGMENT)
-    batches = data.batches(4, training=True)
+    batches = data.batches(4, seed=data.draw_seed())
     next(batches)
     pid = os.fork()
     if pid == 0:
@@ -206,7 +207,7 @@ def test_fork_in_the_middle_of_an_epoch():
                 next(batches)
             except RuntimeError as problem:
                 status = 2 if "process that began it" not in str(problem) else 3
-            if status == 3 and len(list(data.batches(8, training=True))) == 7:
+            if status == 3 and len(list(data.batches(8, seed=data.draw_seed()))) == 7:
                 status = 0
         finally:
             os._exit(status)

@@ -13,6 +13,7 @@ import cnnext as cx
 from cnnext import reference
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
+from cnnext.training.initializers import generator
 from cnnext.training.loop import MAX_PLANS, Trainer
 
 
@@ -251,6 +252,107 @@ def test_a_loss_that_is_not_finite_stops_training(bad_step):
         net.fit(x, y, batch_size=16, shuffle=False, epochs=2, verbose=0)
 
 
+def deep_net(activation="linear", dropout=0.2):
+    cx.set_random_seed(4)
+    return cx.Sequential([cx.Dense(8, name="first"), cx.Dropout(dropout), cx.Dense(8, activation=activation, name="second"),
+                          cx.Exp(name="grow"), cx.Dense(3, name="last")], input_shape=(6,), num_threads=2)
+
+
+@pytest.mark.parametrize("steps", [0, 5, 32, 39])
+def test_a_bad_example_is_named_and_the_weights_are_those_before(steps):
+    rng = np.random.default_rng(0)
+    n = steps + 1
+    x, y = rng.normal(size=(n, 6)).astype(np.float32), rng.normal(size=(n, 3)).astype(np.float32)
+    bad = deep_net()
+    order = np.random.default_rng(4)
+    order.bit_generator.state = generator().bit_generator.state
+    last = order.permutation(n)[-1]
+    x[last, 1] = np.inf
+    bad.compile(cx.Adam(1e-3), "mse")
+    text = rf"\(epoch 1, step {n}\)\. It comes from the data: x\[{last}\] holds inf\. The weights are those before"
+    with pytest.raises(FloatingPointError, match=text):
+        bad.fit(x, y, batch_size=1, verbose=0)
+    good = deep_net()
+    good.compile(cx.Adam(1e-3), "mse")
+
+    class Stop(cx.Callback):
+        def on_batch_end(self, batch, logs):
+            if batch == steps:
+                raise KeyboardInterrupt
+
+    if steps:
+        with pytest.raises(KeyboardInterrupt):
+            good.fit(x, y, batch_size=1, callbacks=[Stop()], verbose=0)
+    assert bad.optimizer.steps == good.optimizer.steps == steps
+    assert all(np.array_equal(a, b) for a, b in zip(bad.get_weights(), good.get_weights(), strict=True))
+    if steps:
+        assert generator().bit_generator.state != order.bit_generator.state
+
+
+def test_the_first_layer_that_overflows_is_named():
+    x, y = blobs(64)
+    net = deep_net(dropout=0.0)
+    net.compile(cx.SGD(1e-3))
+    net.set_weights([w * (100 if i == 2 else 1) for i, w in enumerate(net.get_weights())])
+    before = net.get_weights()
+    with pytest.raises(FloatingPointError, match=r"\(epoch 1, step 1\)\. It first appears in the result of layer 'grow'"):
+        net.fit(x * 100, y, batch_size=64, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, net.get_weights(), strict=True))
+    assert np.isfinite(net.get_weights()[0]).all()
+
+
+@pytest.mark.parametrize("rate", [1e4, 1e20])
+def test_a_learning_rate_that_is_too_large(rate):
+    x, y = conv_data(200)
+    net = conv_net(2)
+    net.compile(cx.SGD(rate), metrics=["accuracy"])
+    with pytest.raises(FloatingPointError, match=r"It first appears in the result of layer '\w+.*reaches .*e\+"):
+        net.fit(x, y, batch_size=2, epochs=3, verbose=0)
+    assert all(np.isfinite(w).all() for w in net.get_weights())
+
+
+@pytest.mark.parametrize("steps", [3, 31, 32])
+def test_an_update_that_overflows_is_found(steps):
+    """A finite loss with gradients beyond float32; after step 32 the next snapshot would hold infinity already."""
+    x = np.full((40, 2), 1e-3, np.float32)
+    y = np.zeros((40, 1), np.float32)
+    y[steps - 1] = 1e15
+    x[steps - 1] = 1e30
+    net = linear_net(2, 1, use_bias=False)
+    net.compile(cx.SGD(1e-6), "mse")
+    net.set_weights([np.zeros((2, 1))])
+    text = rf"epoch 1, step {steps + 1}\)\. Parameter 'dense\w*/weights' held inf after step {steps}, whose loss was finite"
+    with pytest.raises(FloatingPointError, match=text):
+        net.fit(x, y, batch_size=1, shuffle=False, verbose=0)
+    assert net.optimizer.steps == steps - 1
+    assert np.isfinite(net.get_weights()[0]).all()
+
+
+def test_a_parameter_that_is_not_finite_is_named():
+    x, y = conv_data()
+    net = conv_net()
+    net.compile("sgd")
+    weights = net.get_weights()
+    weights[3][2] = np.nan
+    net.set_weights(weights)
+    name = net.parameters[3].name
+    with pytest.raises(FloatingPointError, match=f"Parameter '{name}' held nan before the step already"):
+        net.fit(x, y, verbose=0)
+
+
+def test_the_place_is_found_with_running_statistics_too():
+    batch_norm = pytest.importorskip("cnnext_normalization").BatchNorm
+    cx.set_random_seed(0)
+    net = cx.Sequential([cx.Dense(5), batch_norm(), cx.Dense(5), cx.Exp(name="grow")], input_shape=(6,))
+    weights = net.get_weights()
+    weights[-2] *= 1e3
+    net.set_weights(weights)
+    net.compile("sgd")
+    with pytest.raises(FloatingPointError, match="result of layer 'grow'"):
+        net.fit(*blobs(64, classes=5), verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(weights, net.get_weights(), strict=True))
+
+
 def test_ctrl_c_between_steps_leaves_a_net_that_runs_and_trains_on():
     x, y = blobs()
     calls = []
@@ -335,7 +437,16 @@ class FakeBar:
         self.closed = True
 
 
-def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch):
+class StopAfter(cx.Callback):
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_batch_end(self, batch, logs):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch, tmp_path):
     x, y = blobs(70)
     x[-1] = np.nan
     monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=FakeBar))
@@ -351,6 +462,13 @@ def test_progress_bar_where_tqdm_and_a_terminal_are(monkeypatch):
     with pytest.raises(FloatingPointError):
         net.fit(x, y)
     assert FakeBar.made[-1].closed
+    before = len(FakeBar.made)
+    net.set_weights([np.zeros_like(w) for w in net.get_weights()])
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x[:-1], y[:-1], batch_size=32, checkpoint=tmp_path, checkpoint_every=2, callbacks=[StopAfter(3)])
+    net.fit(x[:-1], y[:-1], batch_size=32, resume=tmp_path)
+    assert [bar.seen for bar in FakeBar.made[before:]] == [69, 69]
+    assert len(FakeBar.made[-1].texts) == 1
     monkeypatch.setitem(sys.modules, "tqdm", None)
     net.set_weights([np.zeros_like(w) for w in net.get_weights()])
     net.fit(x[:-1], y[:-1])

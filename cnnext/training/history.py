@@ -1,0 +1,46 @@
+"""What a training remembers of its course: values per epoch, and the means of the epoch that runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """What ``fit`` returns.
+
+    Attributes
+    ----------
+    history : dict of str to list of float
+        Loss and metrics, one value per epoch: means over the epoch's steps while the weights changed, and, under
+        ``val_...``, on the validation data after the epoch.
+    epochs : list of int
+        Numbers of the epochs, from 1.
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    epochs: list[int] = field(default_factory=list)
+
+    def append(self, values: dict[str, float]) -> None:
+        """Add an epoch."""
+        self.epochs.append(len(self.epochs) + 1)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
+
+
+@dataclass
+class Means:
+    """Means over batches, each weighted by its size."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    weight: int = 0
+
+    def add(self, values: dict[str, float], weight: int) -> None:
+        """Add a batch of ``weight`` examples."""
+        self.weight += weight
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value
+
+    def values(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: total / self.weight for name, total in self.sums.items()}
