@@ -6,13 +6,12 @@ the best other engine's time over cnnext's in ``benchmarks/results/peers.png``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
 import cnnext as cx
+from benchmarks.chart import draw_ratios
 from cnnext.engines import compare
 
 NETWORKS = ("lenet5", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "resnet18", "resnet50",
@@ -20,7 +19,6 @@ NETWORKS = ("lenet5", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_large", "ef
 OTHERS = ("onnxruntime", "openvino")
 OURS = ("cnnext", "cnnext-exact")
 CASES = ((2, 1), (2, 16), (1, 1))      # threads, batch
-PICTURE = Path(__file__).parent / "results" / "peers.png"
 
 Ratios = dict[tuple[int, int], dict[str, tuple[float, float]]]
 
@@ -49,7 +47,9 @@ def main(quick: bool) -> None:
         print(f"geometric mean, {threads} thread(s), batch {batch}: {chosen:.2f}, exact {exact:.2f}; "
               f"least {min(pair[0] for pair in of.values()):.2f}")
     if find_spec("matplotlib") is not None:
-        _draw(ratios, others)
+        bars = {f"{threads} thread{'s' * (threads > 1)}, batch {batch}": [pair[0] for pair in of.values()]
+                for (threads, batch), of in ratios.items()}
+        draw_ratios("peers.png", NETWORKS, bars, f"time of the best of {', '.join(others)}\nover cnnext's", rotation=30)
 
 
 def channels_first_model(name: str) -> tuple[bytes, tuple[int, ...]]:
@@ -66,26 +66,6 @@ def channels_first_model(name: str) -> tuple[bytes, tuple[int, ...]]:
         made.update(zip(node.outputs, outputs if isinstance(outputs, list) else [outputs], strict=True))
     model = cx.Model(image, [made[v] for v in net.graph.outputs], name=name)
     return export(model).SerializeToString(), (channels, rows, cols)
-
-
-def _draw(ratios: Ratios, others: Sequence[str]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
-    axes = figure.subplots()
-    names = list(next(iter(ratios.values())))
-    width = 0.8 / len(ratios)
-    for i, ((threads, batch), of) in enumerate(ratios.items()):
-        bars = axes.bar(np.arange(len(names)) + (i - (len(ratios) - 1) / 2) * width, [pair[0] for pair in of.values()],
-                        width, label=f"{threads} thread{'s' * (threads > 1)}, batch {batch}")
-        axes.bar_label(bars, fmt="%.2f", fontsize=7)
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_ylabel(f"time of the best of {', '.join(others)}\nover cnnext's")
-    axes.legend()
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=150)
-    print(f"Chart: {PICTURE.relative_to(Path.cwd()) if PICTURE.is_relative_to(Path.cwd()) else PICTURE}")
 
 
 if __name__ == "__main__":

@@ -7,21 +7,20 @@ of PyTorch's best time over cnnext's in ``benchmarks/results/training.png``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cnnext as cx
+from benchmarks.chart import draw_ratios
 from cnnext.engines import Timing, compare_runs
 
 BATCH, THREADS, CLASSES = 64, 2, 10
 RATE, MOMENTUM = 0.01, 0.9
 MODES = ("eager", "channels-last", "compiled")
-PICTURE = Path(__file__).parent / "results" / "training.png"
 Step = Callable[[], list[np.ndarray]]
 
 NETWORKS: dict[str, Callable[[], cx.Model]] = {
@@ -53,7 +52,10 @@ def main(quick: bool) -> None:
     ratios = {name: min(t.best for t in times[1:]) / times[0].best for name, times in found.items()}
     print(f"geometric mean {np.exp(np.mean(np.log(list(ratios.values())))):.2f}, least {min(ratios.values()):.2f}")
     if find_spec("matplotlib") is not None:
-        _draw(found)
+        bars = {f"PyTorch, {mode}": [times[i].best / times[0].best for times in found.values()]
+                for i, mode in enumerate(modes, start=1)}
+        draw_ratios("training.png", list(found), bars, "time of a training step over cnnext's",
+                    f"Training, batch {BATCH}, {THREADS} threads")
 
 
 def batch(model: cx.Model) -> tuple[np.ndarray, np.ndarray]:
@@ -103,28 +105,6 @@ def torch_step(name: str, mode: str) -> Step:
         return [loss.detach().numpy().reshape(1)]
 
     return step
-
-
-def _draw(found: Mapping[str, list[Timing]]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    others = [t.engine for t in next(iter(found.values()))[1:]]
-    width = 0.8 / len(others)
-    for i, other in enumerate(others):
-        ratios = [times[i + 1].best / times[0].best for times in found.values()]
-        place = np.arange(len(found)) + (i - (len(others) - 1) / 2) * width
-        bars = axes.bar(place, ratios, width, label=f"PyTorch, {other}")
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(found)), list(found))
-    axes.set_ylabel("time of a training step over cnnext's")
-    axes.set_title(f"Training, batch {BATCH}, {THREADS} threads")
-    axes.legend()
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=150)
-    print(f"Chart: {PICTURE.relative_to(Path.cwd()) if PICTURE.is_relative_to(Path.cwd()) else PICTURE}")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_peers(monkeypatch, capsys, tmp_path):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("benchmarks.peers.NETWORKS", ("lenet5",))
     monkeypatch.setattr("benchmarks.peers.OTHERS", ("onnxruntime",))
-    monkeypatch.setattr("benchmarks.peers.PICTURE", tmp_path / "peers.png")
+    monkeypatch.setattr("benchmarks.chart.FOLDER", tmp_path)
     monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "--quick"])
     program.main()
     shown = capsys.readouterr().out

@@ -222,14 +222,14 @@ class Trainer:
         text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
         before = snapshot.state
         before.restore(self)
-        repeated = _batches(data, progress, snapshot.step, progress.step)
-        for step, batch in enumerate(repeated, start=snapshot.step + 1):
-            self.step(*batch)
-            if bad := bad_parameter(self.model):
-                before.restore(self)
-                return FloatingPointError(f"{text} Parameter {bad} after step {step}, whose loss was finite: its gradient "
-                                          "was too large. The weights are those before that step.")
-            before = TrainingState.of(self)
+        with closing(_batches(data, progress, snapshot.step, progress.step)) as repeated:
+            for step, batch in enumerate(repeated, start=snapshot.step + 1):
+                self.step(*batch)
+                if bad := bad_parameter(self.model):
+                    before.restore(self)
+                    return FloatingPointError(f"{text} Parameter {bad} after step {step}, whose loss was finite: its "
+                                              "gradient was too large. The weights are those before that step.")
+                before = TrainingState.of(self)
         order = np.arange(len(data)) if progress.order is None else progress.order
         try:
             place = first_nonfinite(self, x, y, order[progress.step * progress.batch_size :])

@@ -114,25 +114,31 @@ cdef int conv_winograd(const cnx_args *args, cnx_worker *worker) noexcept nogil:
     return CNX_OK
 
 
-cdef void multiply_points(const conv_winograd_params *p, const cnx_args *args, cnx_worker *worker, const float *points,
-                          int64_t count, int64_t panel, float *products) noexcept nogil:
-    cdef int64_t width = p.nv * worker.simd.vl, n_points = (p.m + 2) * (p.m + 2), zero = 0, i
+cdef inline cnx_gemm product_of(int64_t rows, int64_t depth, int64_t nv, int64_t vl, const int64_t *origin) noexcept nogil:
+    # what the products of all points have in common: one segment, a dense panel, nothing that follows
     cdef cnx_gemm g
-    g.rows = count
-    g.cols = width
+    g.rows = rows
+    g.cols = nv * vl
     g.n_seg = 1
-    g.seg_len = p.IC
-    g.a_seg = &zero
-    g.a_row = p.src_ld
-    g.a_k = 1
-    g.c_row = width
-    g.bias = NULL
-    g.add = NULL
-    g.add_row = 0
+    g.seg_len = depth
+    g.a_seg = origin
+    g.c_row = nv * vl
+    g.a = g.b = g.bias = g.add = NULL
+    g.c = NULL
+    g.a_row = g.a_k = g.add_row = 0
     g.low = -INFINITY
     g.high = INFINITY
-    g.nv = <int32_t>p.nv
+    g.nv = <int32_t>nv
     g.accumulate = 0
+    return g
+
+
+cdef void multiply_points(const conv_winograd_params *p, const cnx_args *args, cnx_worker *worker, const float *points,
+                          int64_t count, int64_t panel, float *products) noexcept nogil:
+    cdef int64_t n_points = (p.m + 2) * (p.m + 2), zero = 0, i
+    cdef cnx_gemm g = product_of(count, p.IC, p.nv, worker.simd.vl, &zero)
+    g.a_row = p.src_ld
+    g.a_k = 1
     for i in range(n_points):
         g.a = points + i * p.src_step
         g.b = <const float *>args.src[1].data + (panel * n_points + i) * p.weights_step
@@ -256,22 +262,10 @@ cdef void transform_diff(const conv_winograd_backward_weights_params *p, const c
 
 cdef void add_products(const conv_winograd_backward_weights_params *p, cnx_worker *worker, const float *points,
                        const float *diff, float *sums, int64_t count, int64_t channels, bint accumulate) noexcept nogil:
-    cdef int64_t width = p.nv * worker.simd.vl, zero = 0, i
-    cdef cnx_gemm g
-    g.rows = channels
-    g.cols = width
-    g.n_seg = 1
-    g.seg_len = count
-    g.a_seg = &zero
+    cdef int64_t zero = 0, i
+    cdef cnx_gemm g = product_of(channels, count, p.nv, worker.simd.vl, &zero)
     g.a_row = 1
     g.a_k = p.src_ld
-    g.c_row = width
-    g.bias = NULL
-    g.add = NULL
-    g.add_row = 0
-    g.low = -INFINITY
-    g.high = INFINITY
-    g.nv = <int32_t>p.nv
     g.accumulate = accumulate
     for i in range((p.m + 2) * (p.m + 2)):
         g.a = points + i * p.src_step
