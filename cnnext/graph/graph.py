@@ -379,10 +379,40 @@ class Graph:
         return copy
 
     def order(self) -> None:
-        """Sort the nodes so that each stands after what it reads, and drop those that nothing needs."""
+        """Sort the nodes so that each stands after what it reads, and drop those that nothing needs.
+
+        Effects keep their order. Each stands as early as it can: behind the last that reads a parameter which it changes,
+        so that gradients do not have to wait in memory for the end of the step.
+        """
         wanted = [v for node in self.effects for v in node.reads]
-        needed = list(ancestors([*self.outputs, *wanted]))
-        self.nodes = [n for n in needed if n not in self.effects] + self.effects
+        effects = set(self.effects)
+        needed = [n for n in ancestors([*self.outputs, *wanted]) if n not in effects]
+        self.nodes = _with_effects(needed, self.effects)
+
+
+def _with_effects(nodes: Sequence[Node], effects: Sequence[Node]) -> list[Node]:
+    if not effects:
+        return list(nodes)
+    made: dict[Value, int] = {}                     # where each value is there
+    last_read: dict[Parameter, int] = {}
+    aliases: dict[Value, set[Parameter]] = {}       # what is read as a view of a parameter's own memory
+    for i, node in enumerate(nodes):
+        made.update(dict.fromkeys(node.outputs, i))
+        read = {p for v in node.reads for p in _parameters_in(v, aliases)}
+        last_read.update(dict.fromkeys(read, i))
+        if read and node.layer.views_input:
+            aliases.update(dict.fromkeys(node.outputs, read))
+    behind: dict[int, list[Node]] = {}
+    for effect in effects:
+        changed = {p for v in effect.reads for p in _parameters_in(v, aliases)}
+        place = max([*(made.get(v, -1) for v in effect.reads), *(last_read.get(p, -1) for p in changed)], default=-1)
+        last_read.update(dict.fromkeys(changed, place))
+        behind.setdefault(place, []).append(effect)
+    return [*behind.get(-1, ()), *(n for i, node in enumerate(nodes) for n in (node, *behind.get(i, ())))]
+
+
+def _parameters_in(value: Value, aliases: Mapping[Value, set[Parameter]]) -> Iterable[Parameter]:
+    return (value.parameter,) if value.parameter is not None else aliases.get(value, ())
 
 
 def ancestors(outputs: Iterable[Value]) -> Iterator[Node]:

@@ -227,7 +227,7 @@ class Layout:
         self._memory_limit = memory_limit()
         self._views: dict[Value, View] = {}
         self._outputs = set(graph.outputs)
-        self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
+        self._dense = {v for node in graph.nodes if node.layer.views_input for v in node.inputs}
         self._dense |= {v for node in graph.nodes if node.layer.dense_outputs for v in node.outputs}
         self._placed = self._choose_placements()
         self._last = self._choose_last()
@@ -238,7 +238,7 @@ class Layout:
             if type(node.layer).place is Layer.place:
                 continue
             for i, value in enumerate(node.inputs):
-                if value.node is None or value in placed or value in self._outputs or _views_inputs(value.node):
+                if value.node is None or value in placed or value in self._outputs or value.node.layer.views_input:
                     continue
                 placed[value] = (node, i)
         return placed
@@ -250,7 +250,7 @@ class Layout:
             if len(node.outputs) != 1 or node.output not in self._outputs or not node.layer.keeps_order:
                 continue
             (value,) = node.inputs
-            if value.node is not None and value not in self._outputs and not _views_inputs(value.node):
+            if value.node is not None and value not in self._outputs and not value.node.layer.views_input:
                 last.setdefault(value, node)
         return last
 
@@ -282,7 +282,7 @@ class Layout:
             if views is not None:
                 dst.storage.shared = True
                 return views[index]
-        if _views_inputs(value.node):
+        if value.node.layer.views_input:
             src = self.view(value.node.inputs[0])
             with contained(value.node.layer, "view"):
                 view = value.node.layer.view(value.node, src)
@@ -292,10 +292,6 @@ class Layout:
                 return view[value.node.outputs.index(value)]
         return View.dense(Storage("arena", prod(shape), value.dtype), shape) if value in self._dense else padded_view(
             shape, value.dtype)
-
-
-def _views_inputs(node: Node) -> bool:
-    return type(node.layer).view is not Layer.view
 
 
 def _concrete(value: Value, limit: int) -> tuple[int, ...]:

@@ -393,6 +393,11 @@ class Layer:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
 
+    @property
+    def views_input(self) -> bool:
+        """Whether the output may lie in the input's memory (``view``)."""
+        return type(self).view is not Layer.view
+
     def band(self, node: Node, first: int, last: int) -> Band | None:
         """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed; None: never by themselves.
 

@@ -351,8 +351,12 @@ class Trainer:
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
         sums = {next(iter(group)): _sum(g, partials) for group in values.values()
                 if (partials := [diffs[v] for v in group if v in diffs])}
+        kept = len(g.effects)
         for weights, diff in zip(sums, self.optimizer.clipped(g, list(sums.values())), strict=True):
             self.optimizer.append(g, weights, diff, hyper)
+        # Nodes run in the order in which effects need them: the gradients of the last layer's weights right after those of
+        # its output, while these are in the cache, and not after all the others.
+        g.effects[kept:] = reversed(g.effects[kept:])
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))
