@@ -387,28 +387,28 @@ class Graph:
         wanted = [v for node in self.effects for v in node.reads]
         effects = set(self.effects)
         needed = [n for n in ancestors([*self.outputs, *wanted]) if n not in effects]
-        self.nodes = _with_effects(needed, self.effects)
+        self.nodes = [node for group in with_effects([[n] for n in needed], self.effects) for node in group]
 
 
-def _with_effects(nodes: Sequence[Node], effects: Sequence[Node]) -> list[Node]:
-    if not effects:
-        return list(nodes)
+def with_effects(groups: Sequence[Sequence[Node]], effects: Sequence[Node]) -> list[list[Node]]:
+    """Groups of nodes in their order, and each effect as a group of its own where it may stand."""
     made: dict[Value, int] = {}                     # where each value is there
     last_read: dict[Parameter, int] = {}
     aliases: dict[Value, set[Parameter]] = {}       # what is read as a view of a parameter's own memory
-    for i, node in enumerate(nodes):
-        made.update(dict.fromkeys(node.outputs, i))
-        read = {p for v in node.reads for p in _parameters_in(v, aliases)}
-        last_read.update(dict.fromkeys(read, i))
-        if read and node.layer.views_input:
-            aliases.update(dict.fromkeys(node.outputs, read))
-    behind: dict[int, list[Node]] = {}
+    for i, group in enumerate(groups):
+        for node in group if effects else ():
+            made.update(dict.fromkeys(node.outputs, i))
+            read = {p for v in node.reads for p in _parameters_in(v, aliases)}
+            last_read.update(dict.fromkeys(read, i))
+            if read and node.layer.views_input:
+                aliases.update(dict.fromkeys(node.outputs, read))
+    behind: dict[int, list[list[Node]]] = {}
     for effect in effects:
         changed = {p for v in effect.reads for p in _parameters_in(v, aliases)}
         place = max([*(made.get(v, -1) for v in effect.reads), *(last_read.get(p, -1) for p in changed)], default=-1)
         last_read.update(dict.fromkeys(changed, place))
-        behind.setdefault(place, []).append(effect)
-    return [*behind.get(-1, ()), *(n for i, node in enumerate(nodes) for n in (node, *behind.get(i, ())))]
+        behind.setdefault(place, []).append([effect])
+    return [*behind.get(-1, ()), *(g for i, group in enumerate(groups) for g in (list(group), *behind.get(i, ())))]
 
 
 def _parameters_in(value: Value, aliases: Mapping[Value, set[Parameter]]) -> Iterable[Parameter]:

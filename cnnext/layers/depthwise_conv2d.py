@@ -28,7 +28,7 @@ from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase
 from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
-from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Images, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -110,6 +110,9 @@ class DepthwiseConv2D(Layer):
         shape = node.inputs[0].shape
         return self.geometry(shape).band(first, last, shape[1] or 0)
 
+    def images(self, node: Node) -> Images:
+        return Images((True,))
+
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,), (kh, kw, channels, multiplier) = node.inputs, node.weights["weights"].shape
         windows = (channels or 0) * (multiplier or 0)
@@ -132,6 +135,9 @@ class DepthwiseBackwardData(BackwardData):
     """Gradient of a depthwise convolution with respect to its source."""
 
     accepts_epilogue = True
+
+    def images(self, node: Node) -> Images:
+        return Images((True, False))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, diff_src, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.inputs[1])
