@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import message, unknown
 from cnnext.graph.graph import Graph, Parameter, Value, ancestors
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
@@ -87,6 +87,110 @@ class Model:
     def parameters(self) -> list[Parameter]:
         """All parameters in the order of the layers, each once."""
         return self.graph.parameters()
+
+    @property
+    def trainable_parameters(self) -> list[Parameter]:
+        """The parameters that training updates: not those of frozen layers, nor statistics that layers keep."""
+        frozen = self.graph.frozen_parameters()
+        return [p for p in self.parameters if p.trainable and p not in frozen]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trainable; setting it sets ``trainable`` of all layers."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = value
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The values that ``cnnext.Input`` made."""
+        return list(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The values that are the results: what another model's layers can be applied to."""
+        return list(self.graph.outputs)
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer of this name (``summary`` shows them).
+
+        Raises
+        ------
+        ValueError
+            If there is none; the error lists the names that are like it.
+        """
+        named = {layer.name: layer for layer in self.layers}
+        if name not in named:
+            raise ValueError(f"model {self.name!r}: " + unknown("layer", name, named))
+        return named[name]
+
+    def get_output(self, name: str) -> Value:
+        """The value that a layer of one output makes: the features that a head of new layers can be applied to.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or it has several outputs, or is applied several times.
+        """
+        layer = self.get_layer(name)
+        made = [value for node in self.graph.nodes if node.layer is layer for value in node.outputs]
+        if len(made) != 1:
+            raise ValueError(message(f"model {self.name!r}", "name", "be that of a layer with one output, applied once",
+                                     name))
+        return made[0]
+
+    def replace_head(self, head: Layer | Sequence[Layer], after: str | None = None) -> Model:
+        """A model with new layers in place of this one's last ones, for another task: fine-tuning.
+
+        Parameters
+        ----------
+        head : Layer or list of Layer
+            One is applied to the other's result.
+        after : str, optional
+            Name of the last layer that stays; by default the one before the last layer with weights, the classifier.
+
+        Returns
+        -------
+        Model
+            It has the layers that stay in common with this model, and so their parameters. Freeze them with
+            ``net.trainable = False`` before the head is replaced.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or the head does not fit its result.
+
+        Examples
+        --------
+        >>> net = cx.load("resnet.onnx")
+        >>> net.trainable = False
+        >>> net = net.replace_head(cx.Dense(5))
+        """
+        if len(self.graph.outputs) != 1:
+            raise ValueError(message(f"model {self.name!r}", "outputs", "be one for its head to be replaced",
+                                     len(self.graph.outputs)))
+        value = self.get_output(after) if after is not None else self._features()
+        taken = {node.layer.name for node in ancestors([value])}
+        for layer in [head] if isinstance(head, Layer) else head:
+            layer.take_name_beside(taken)
+            taken.add(layer.name)
+            value = layer(value)
+        net = Model(self.graph.inputs, value, self.name, exact=self.exact, tune=self.tune)
+        net.num_threads = self.num_threads
+        net.graph.shares_batch = self.graph.shares_batch
+        net.metadata = dict(self.metadata)
+        return net
+
+    def _features(self) -> Value:
+        """What the last layer with weights reads."""
+        last = next((node for node in reversed(self.graph.nodes) if node.layer.weights), None)
+        if last is None or len(last.inputs) != 1:
+            rule = "be given: no layer with weights and one input ends the model"
+            raise ValueError(message(f"model {self.name!r}", "after", rule, None))
+        return last.inputs[0]
 
     @property
     def num_threads(self) -> int:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -127,6 +127,9 @@ class Layer:
         ``vendor/Layer@version``: what a model file stores.
     weights : dict of str to Parameter
         Empty until the layer is first applied to a value.
+    trainable : bool
+        May be set at any time. False freezes the layer: training leaves its parameters as they are, and a layer that keeps
+        statistics (batch normalization) uses those, as in inference, and does not move them.
     """
 
     type_name: ClassVar[str] = ""
@@ -157,6 +160,7 @@ class Layer:
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
         self._weight_values: dict[str, Value] = {}
+        self._trainable = True
         self.stored_weights: dict[str, Tensor] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
@@ -179,6 +183,23 @@ class Layer:
 
     def validate(self) -> None:
         """Check rules between attributes; raise ``ValueError``."""
+
+    def take_name_beside(self, taken: Container[str]) -> None:
+        """Where the name is taken and nobody gave it, take the next number that is free."""
+        stem, number = type(self).__name__.lower(), 1
+        while self._given_name is None and self.name in taken:
+            self.name, number = f"{stem}_{number}", number + 1
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training may change what the layer holds."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(message(self.where, "trainable", "be True or False", value))
+        self._trainable = bool(value)
 
     @property
     def where(self) -> str:

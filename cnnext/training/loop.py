@@ -52,7 +52,7 @@ class StepPlan:
         What the plan takes after the model's inputs: "target", "hyper", "seed".
     target_shape : tuple of int
     parameters : list of Parameter
-        What a run may change: what the optimizer updates, and statistics that layers keep.
+        What a run may change: what the optimizer updates, and statistics that layers keep; nothing of frozen layers.
     """
 
     plan: Plan
@@ -312,8 +312,8 @@ class Trainer:
         return float(loss[0]), predictions
 
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
-        trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
-        key = (tuple(shapes), training, trainable, self.model.exact, self.model.tune)
+        frozen = _frozen(self.model.graph) if training else ()
+        key = (tuple(shapes), training, frozen, self.model.exact, self.model.tune)
         if key not in self._plans:
             self._plans[key] = self._build(shapes, training)
             while len(self._plans) > MAX_PLANS:
@@ -339,14 +339,16 @@ class Trainer:
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
         plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
-        return StepPlan(plan, names, target.shape, self.model.parameters)
+        frozen = self.model.graph.frozen_parameters()
+        return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in frozen])
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:
         # A parameter that several nodes read is several values: their gradients are added.
         values: dict[Parameter, dict[Value, None]] = {}
+        trained = set(self.model.trainable_parameters)
         for node in g.nodes:
             for value in node.reads:
-                if value.parameter is not None and value.parameter.trainable:
+                if value.parameter in trained:
                     values.setdefault(value.parameter, {})[value] = None
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
         sums = {next(iter(group)): _sum(g, partials) for group in values.values()
@@ -356,6 +358,12 @@ class Trainer:
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))
+
+
+def _frozen(graph: Graph) -> tuple[tuple[bool, ...], ...]:
+    """What layers and parameters are trainable: on it depends what a step computes."""
+    return tuple((node.layer.trainable, *(v.parameter.trainable for v in node.reads if v.parameter is not None))
+                 for node in graph.nodes)
 
 
 def _sum(g: Graph, values: list[Value]) -> Value:

@@ -28,7 +28,9 @@ __all__ = ["optimize", "prepare"]
 def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mapping[int, np.ndarray] | None = None,
             staged: bool = False) -> Graph:
     """A copy of the graph for these input shapes, in which every layer lowers itself; see ``Graph.rebuild``."""
-    return expand(graph, shapes, training, known, staged)
+    copy = expand(graph, shapes, training, known, staged)
+    copy.frozen = graph.frozen_parameters()
+    return copy
 
 
 def optimize(graph: Graph) -> Graph:
