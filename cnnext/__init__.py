@@ -20,7 +20,7 @@ _MODULES: dict[str, str] = {
     "receptive_field": "cnnext.summary",
     "set_random_seed": "cnnext.training.initializers",
     "show_config": "cnnext.config",
-    **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lamb"), "cnnext.training.optimizers"),
+    **dict.fromkeys(("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lamb", "ParameterGroup"), "cnnext.training.optimizers"),
     **dict.fromkeys(("StepDecay", "CosineDecay", "OneCycle", "WarmUp"), "cnnext.training.schedules"),
     **dict.fromkeys(("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy", "MeanSquaredError",
                      "MeanAbsoluteError", "Huber", "Hinge", "Dice"), "cnnext.training.losses"),

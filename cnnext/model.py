@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -340,6 +341,31 @@ class Model:
                  batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode."""
         return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """While the block lasts, the weights are their averages (of an optimizer with ``use_ema=True``).
+
+        After it they are as before; what the block assigned to them is gone.
+
+        Raises
+        ------
+        RuntimeError
+            If there are no averages: without ``use_ema``, or before the first step.
+
+        Examples
+        --------
+        >>> net.compile(cx.AdamW(1e-3, use_ema=True))
+        >>> net.train_on_batch(x, y)
+        >>> with net.ema_weights():
+        ...     net.save("averaged.safetensors")
+        """
+        trainer = self._compiled()
+        if not trainer.averages():
+            raise RuntimeError(f"model {self.name!r}: there are no averages of weights: train with an optimizer that has "
+                               "use_ema=True first.")
+        with trainer.averaged():
+            yield
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 32) -> Any:
         """Outputs for a whole array, computed batch by batch.

@@ -87,6 +87,7 @@ class Trainer:
         self.optimizer = get_optimizer(optimizer)
         self.loss = get_loss(loss)
         self.metrics = get_metrics(metrics)
+        self.optimizer.check_groups(model.parameters)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -151,6 +152,7 @@ class Trainer:
         with keeper.running(progress, resume) as progress:
             while progress.epoch <= epochs and not self.model.stop_training:
                 self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
+            self._take_averages()
         return progress.history
 
     def _split(self, x: Any, y: Any, validation_data: Any,
@@ -176,13 +178,34 @@ class Trainer:
         values = self._train_epoch(data, progress, title, verbose, keeper)
         seconds = time.perf_counter() - start
         rate = f"{(len(data) - first) / max(seconds, 1e-9):,.0f} images/s"
-        if validation is not None:
-            values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
-        if verbose:
-            print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
-        epoch = progress.epoch
-        progress.end_epoch(values)
-        keeper.epoch_ended(epoch, values, progress)
+        with self.averaged():
+            if validation is not None:
+                values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
+            if verbose:
+                print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
+            epoch = progress.epoch
+            progress.end_epoch(values)
+            keeper.epoch_ended(epoch, values)
+        keeper.between_epochs(progress)
+
+    def averages(self) -> dict[Parameter, Parameter]:
+        """What the optimizer keeps as averages of the weights that it updates."""
+        return self.optimizer.averages(self.model.trainable_parameters)
+
+    def _take_averages(self) -> None:
+        for p, average in self.averages().items():
+            p.assign(average.data)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the averages that the optimizer keeps, if it does, are the weights."""
+        weights = {p: p.data.copy() for p in self.averages()}
+        self._take_averages()
+        try:
+            yield
+        finally:
+            for p, array in weights.items():
+                p.assign(array)
 
     def _train_epoch(self, data: Dataset | DataSource, progress: Progress, title: str, verbose: int,
                      keeper: _Keeper) -> dict[str, float]:
@@ -264,7 +287,7 @@ class Trainer:
         finally:
             # Also after Ctrl-C, which Python raises when the run is over: the weights have changed, and packed copies
             # of them are stale.
-            self.optimizer.steps += 1
+            self.optimizer.count()
             for parameter in built.parameters:
                 parameter.changed()
         return loss, predictions
@@ -353,8 +376,7 @@ class Trainer:
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
         sums = {next(iter(group)): _sum(g, partials) for group in values.values()
                 if (partials := [diffs[v] for v in group if v in diffs])}
-        for weights, diff in zip(sums, self.optimizer.clipped(g, list(sums.values())), strict=True):
-            self.optimizer.append(g, weights, diff, hyper)
+        self.optimizer.append(g, sums, hyper)
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))
@@ -451,10 +473,13 @@ class _Keeper:
             self._save(progress)
         self._end_if_interrupted()
 
-    def epoch_ended(self, epoch: int, values: dict[str, float], progress: Progress) -> None:
-        """After an epoch."""
+    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
+        """After an epoch and its validation, with the weights that it validated."""
         for callback in self.callbacks:
             callback.on_epoch_end(epoch, values)
+
+    def between_epochs(self, progress: Progress) -> None:
+        """After that, with the weights to go on with."""
         self._save(progress)
         self._end_if_interrupted()
 
