@@ -19,6 +19,7 @@ from cnnext.stored import Stored, Tensor, in_memory
 if TYPE_CHECKING:
     from cnnext.graph.stages import Rest
     from cnnext.layers.layer import Layer
+    from cnnext.training.regularizers import L1L2
 
 Shape = tuple["int | None", ...]
 
@@ -37,14 +38,17 @@ class Parameter:
     data : ndarray or Stored
         Contents in a file are read when ``data`` is first asked for; plans read them without keeping them.
     trainable : bool
+    regularizer : L1L2, optional
+        A penalty that training adds to the loss; may be set at any time.
     """
 
-    __slots__ = ("_contents", "name", "shape", "trainable", "version")
+    __slots__ = ("_contents", "name", "regularizer", "shape", "trainable", "version")
 
     changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
 
-    def __init__(self, name: str, data: Tensor, trainable: bool = True):
+    def __init__(self, name: str, data: Tensor, trainable: bool = True, regularizer: L1L2 | None = None):
         self.name = name
+        self.regularizer = regularizer
         self._contents: Tensor = (
             data if isinstance(data, Stored) else np.ascontiguousarray(data, dtype=np.float32))
         self.shape: tuple[int, ...] = self._contents.shape

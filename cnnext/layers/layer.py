@@ -31,11 +31,14 @@ import numpy as np
 from cnnext.errors import PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Shape, Value
 from cnnext.layers.attributes import REQUIRED, Attribute
+from cnnext.training.regularizers import L1L2
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
     from cnnext.onnx.builder import OnnxBuilder
     from cnnext.stored import Tensor
+    from cnnext.training.initializers import Initializer
+
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -44,18 +47,21 @@ class ParameterSpec:
     Parameters
     ----------
     shape : tuple of int
-    initializer : str
-        A name of ``cnnext.training.initializers``.
+    initializer : str or Initializer
+        Of ``cnnext.training.initializers``.
     fan_in, fan_out : int
         What the variance-scaling initializers divide by.
     trainable : bool
+    regularizer : L1L2, optional
+        A penalty that is added to the loss.
     """
 
     shape: tuple[int, ...]
-    initializer: str = "glorot_uniform"
+    initializer: str | Initializer = "glorot_uniform"
     fan_in: int = 1
     fan_out: int = 1
     trainable: bool = True
+    regularizer: L1L2 | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,8 @@ class Layer:
 
     def config(self) -> dict[str, Any]:
         """The attributes as JSON-able values, for model files and copies."""
-        return {key: _to_json(getattr(self, key)) for key in type(self).attributes}
+        values = ((key, attribute, getattr(self, key)) for key, attribute in type(self).attributes.items())
+        return {key: _to_json(value) for key, attribute, value in values if attribute.is_stored(value)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], name: str) -> Layer:
@@ -264,7 +271,7 @@ class Layer:
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
             data = stored[key] if stored is not None else self._drawn(key, spec)
-            self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
+            self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable, spec.regularizer)
         self._built_for = shapes
 
     def _drawn(self, key: str, spec: ParameterSpec) -> np.ndarray:
@@ -469,6 +476,8 @@ def to_channels_last(shape: Shape) -> Shape:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Layer):
         return {"type": value.type_name, "attributes": value.config()}
+    if isinstance(value, L1L2):
+        return [value.l1, value.l2]
     if isinstance(value, tuple):
         return [_to_json(v) for v in value]
     if isinstance(value, float) and value in (float("inf"), -float("inf")):

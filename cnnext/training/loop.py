@@ -34,6 +34,7 @@ from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import Metric, MetricFunction, get_metrics
 from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
+from cnnext.training.regularizers import with_penalties
 
 if TYPE_CHECKING:
     from cnnext.model import Model
@@ -335,8 +336,7 @@ class Trainer:
         return float(loss[0]), predictions
 
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
-        frozen = _frozen(self.model.graph) if training else ()
-        key = (tuple(shapes), training, frozen, self.model.exact, self.model.tune)
+        key = (tuple(shapes), training, _treatment(self.model.graph), self.model.exact, self.model.tune)
         if key not in self._plans:
             self._plans[key] = self._build(shapes, training)
             while len(self._plans) > MAX_PLANS:
@@ -352,7 +352,7 @@ class Trainer:
         target = Value(self.loss.target_shape(prediction.shape), self.loss.target_dtype, "target")
         g.inputs.append(target)
         extra[target] = "target"
-        loss = self.loss.append(g, prediction, target)
+        loss = self.loss_of(g, prediction, target)
         g.outputs = [loss, prediction]
         if training:
             hyper = Value((self.optimizer.n_hyper,), FLOAT32, "hyper")
@@ -364,6 +364,10 @@ class Trainer:
         plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
         frozen = self.model.graph.frozen_parameters()
         return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in frozen])
+
+    def loss_of(self, g: Graph, prediction: Value, target: Value) -> Value:
+        """Append the loss, with the penalties on the parameters that are trained."""
+        return with_penalties(g, self.loss.append(g, prediction, target), self.model.trainable_parameters)
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:
         # A parameter that several nodes read is several values: their gradients are added.
@@ -382,10 +386,10 @@ class Trainer:
                                      self.model.name))
 
 
-def _frozen(graph: Graph) -> tuple[tuple[bool, ...], ...]:
-    """What layers and parameters are trainable: on it depends what a step computes."""
-    return tuple((node.layer.trainable, *(v.parameter.trainable for v in node.reads if v.parameter is not None))
-                 for node in graph.nodes)
+def _treatment(graph: Graph) -> tuple[Any, ...]:
+    """What layers and parameters are trainable, with which penalties: on it depends what a step computes."""
+    return tuple((node.layer.trainable, *((v.parameter.trainable, v.parameter.regularizer) for v in node.reads
+                                          if v.parameter is not None)) for node in graph.nodes)
 
 
 def _sum(g: Graph, values: list[Value]) -> Value:

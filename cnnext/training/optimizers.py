@@ -19,7 +19,7 @@ from cnnext.layers.attributes import as_int, as_number
 from cnnext.layers.elementary import Sqrt
 from cnnext.layers.elementwise import Divide, Maximum, add, multiply
 from cnnext.layers.layer import Layer
-from cnnext.training.losses import lower_sum_squares
+from cnnext.training.losses import SumSquares, lower_sum_squares
 from cnnext.training.schedules import Schedule, as_rate, rate_at
 
 if TYPE_CHECKING:
@@ -561,16 +561,6 @@ class Accumulate(Layer):
         gradient, hyper, total = (b.view(v) for v in node.inputs)
         row_step(b, "accumulate", [gradient, _everywhere(hyper, gradient)], [b.view(node.output), total],
                  {"scale": self.scale}, why="in place")
-
-
-class SumSquares(Layer):
-    """Sum of the squares of all elements, shape (1,)."""
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return (1,)
-
-    def lower(self, b: PlanBuilder, node: Node) -> None:
-        lower_sum_squares(b, b.view(node.inputs[0]), b.view(node.output))
 
 
 def _everywhere(numbers: View, like: View) -> View:
