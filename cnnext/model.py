@@ -151,7 +151,8 @@ class Model:
         head : Layer or list of Layer
             One is applied to the other's result.
         after : str, optional
-            Name of the last layer that stays; by default the one before the last layer with weights, the classifier.
+            Name of the last layer that stays; by default the one before the classifier, the last layer that has a matrix of
+            weights, or the windows of a convolution.
 
         Returns
         -------
@@ -170,9 +171,6 @@ class Model:
         >>> net.trainable = False
         >>> net = net.replace_head(cx.Dense(5))
         """
-        if len(self.graph.outputs) != 1:
-            raise ValueError(message(f"model {self.name!r}", "outputs", "be one for its head to be replaced",
-                                     len(self.graph.outputs)))
         value = self.get_output(after) if after is not None else self._features()
         taken = {node.layer.name for node in ancestors([value])}
         for layer in [head] if isinstance(head, Layer) else head:
@@ -186,11 +184,13 @@ class Model:
         return net
 
     def _features(self) -> Value:
-        """What the last layer with weights reads."""
-        last = next((node for node in reversed(self.graph.nodes) if node.layer.weights), None)
-        if last is None or len(last.inputs) != 1:
-            rule = "be given: no layer with weights and one input ends the model"
+        """What the classifier reads."""
+        # ONNX nodes that add a bias have weights too, but no matrix
+        ends = [node for node in self.graph.nodes if any(len(p.shape) > 1 for p in node.layer.weights.values())]
+        if len(self.graph.outputs) != 1 or not ends or len(ends[-1].inputs) != 1:
+            rule = "be given: the model does not end in one classifier, a layer with a matrix of weights and one source"
             raise ValueError(message(f"model {self.name!r}", "after", rule, None))
+        last = ends[-1]
         return last.inputs[0]
 
     @property

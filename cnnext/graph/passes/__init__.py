@@ -44,4 +44,6 @@ def optimize(graph: Graph) -> Graph:
 def _fold_and_fuse(graph: Graph) -> Graph:
     if not graph.training:
         graph = gate_weights(fold_affine(fuse_gates(nest_concats(graph))))
+    elif graph.frozen:
+        graph = fold_affine(graph)
     return fuse_epilogues(graph)
