@@ -142,6 +142,9 @@ class RandomUniform(Initializer):
 class VarianceScaling(Initializer):
     """Mean 0 and variance ``scale / fan``, whatever the shape: the family of Glorot's, He's and LeCun's.
 
+    "glorot_normal", "he_normal" and "lecun_normal" are not truncated, as in PyTorch; ``VarianceScaling(2.0)`` is what Keras
+    calls "he_normal".
+
     Parameters
     ----------
     scale : float

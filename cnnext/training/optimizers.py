@@ -89,8 +89,8 @@ class Optimizer(ABC):
         Parameters with another weight decay or learning rate; the first group that a parameter belongs to counts.
     gradient_accumulation_steps : int, optional
         So many batches make one update, by the mean of their gradients: as one batch of them all would, in the memory of
-        one. Clipping is applied to the mean, schedules count updates. Batches that are left at the end of an epoch go on in
-        the next one.
+        one (batch normalization still takes the statistics of each). Clipping is applied to the mean, schedules count
+        updates. Batches that are left at the end of an epoch go on in the next one.
     use_ema : bool
         Keep an average of each parameter too, ``average = ema_momentum * average + (1 - ema_momentum) * w`` after each
         update. In ``fit`` validation and callbacks see the averages at the end of an epoch, and they take the weights' place

@@ -63,7 +63,7 @@ def get_regularizer(where: str, name: str, value: Any) -> L1L2 | None:
         if value not in REGULARIZERS:
             raise ValueError(f"{where}: " + unknown("regularizer", value, REGULARIZERS))
         return REGULARIZERS[value]
-    if isinstance(value, tuple) and len(value) == 2:
+    if isinstance(value, (tuple, list)) and len(value) == 2:
         return L1L2(*value)
     raise TypeError(message(where, name, "be None, a regularizer's name, or cx.L1(...), cx.L2(...), cx.L1L2(...)", value))
 
