@@ -362,8 +362,7 @@ class Trainer:
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
         plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
-        frozen = self.model.graph.frozen_parameters()
-        return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in frozen])
+        return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in g.frozen])
 
     def loss_of(self, g: Graph, prediction: Value, target: Value) -> Value:
         """Append the loss, with the penalties on the parameters that are trained."""

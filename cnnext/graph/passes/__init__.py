@@ -29,7 +29,8 @@ def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mappin
             staged: bool = False) -> Graph:
     """A copy of the graph for these input shapes, in which every layer lowers itself; see ``Graph.rebuild``."""
     copy = expand(graph, shapes, training, known, staged)
-    copy.frozen = graph.frozen_parameters()
+    # what a frozen layer shares with another may be moved by that one
+    copy.frozen = graph.frozen_parameters() - {v.parameter for node in copy.effects for v in node.reads if v.parameter}
     return copy
 
 

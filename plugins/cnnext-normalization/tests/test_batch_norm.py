@@ -278,3 +278,26 @@ def test_it_goes_into_the_weights_of_a_frozen_body_alone():
     net.get_layer("last").weights["beta"].assign(np.zeros(5))
     net.get_layer("head").weights["bias"].assign(np.zeros(3))
     assert net.train_on_batch(x, y)["loss"] == pytest.approx(math.log(3), rel=1e-6)
+
+
+def test_statistics_that_a_frozen_layer_shares_with_another():
+    x, y = labelled()
+    cx.set_random_seed(0)
+    one, other = BatchNorm(name="one"), BatchNorm(name="other", momentum=0.5)
+    src = cx.Input((9, 8, 2))
+    value = one(src)
+    other.build(value.shape)
+    for key in ("moving_mean", "moving_variance"):
+        other.weights[key] = one.weights[key]
+    net = cx.Model(src, cx.Dense(3)(cx.GlobalAvgPool2D()(other(value))))
+    one.trainable = False
+    features = cx.Model(src, value)
+    features.predict(x)     # what a plan packed must become stale
+    net.compile(cx.SGD(0.0001))
+    first = one.weights["moving_mean"].data.copy()
+    losses = [net.train_on_batch(x + 3, y)["loss"] for _ in range(2)]
+    assert not np.array_equal(one.weights["moving_mean"].data, first)
+    assert np.isfinite(losses).all()
+    w = {key: p.data.astype(np.float64) for key, p in one.weights.items()}
+    expected = (x - w["moving_mean"]) / np.sqrt(w["moving_variance"] + one.epsilon) * w["gamma"] + w["beta"]
+    np.testing.assert_allclose(features.predict(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
