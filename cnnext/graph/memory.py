@@ -227,7 +227,7 @@ class Layout:
         self._memory_limit = memory_limit()
         self._views: dict[Value, View] = {}
         self._outputs = set(graph.outputs)
-        self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
+        self._dense = {v for node in graph.nodes if views_inputs(node) for v in node.inputs}
         self._dense |= {v for node in graph.nodes if node.layer.dense_outputs for v in node.outputs}
         self._placed = self._choose_placements()
         self._last = self._choose_last()
@@ -238,8 +238,10 @@ class Layout:
             if type(node.layer).place is Layer.place:
                 continue
             for i, value in enumerate(node.inputs):
-                if value.node is None or value in placed or value in self._outputs or _views_inputs(value.node):
+                if value.node is None or value in placed or value in self._outputs or views_inputs(value.node):
                     continue
+                if node.is_repeated and not value.node.is_repeated:
+                    continue    # else the output's memory would be taken from the forward pass on
                 placed[value] = (node, i)
         return placed
 
@@ -250,7 +252,7 @@ class Layout:
             if len(node.outputs) != 1 or node.output not in self._outputs or not node.layer.keeps_order:
                 continue
             (value,) = node.inputs
-            if value.node is not None and value not in self._outputs and not _views_inputs(value.node):
+            if value.node is not None and value not in self._outputs and not views_inputs(value.node):
                 last.setdefault(value, node)
         return last
 
@@ -282,7 +284,7 @@ class Layout:
             if views is not None:
                 dst.storage.shared = True
                 return views[index]
-        if _views_inputs(value.node):
+        if views_inputs(value.node):
             src = self.view(value.node.inputs[0])
             with contained(value.node.layer, "view"):
                 view = value.node.layer.view(value.node, src)
@@ -294,7 +296,8 @@ class Layout:
             shape, value.dtype)
 
 
-def _views_inputs(node: Node) -> bool:
+def views_inputs(node: Node) -> bool:
+    """Whether the outputs can be views of the memory of the input."""
     return type(node.layer).view is not Layer.view
 
 

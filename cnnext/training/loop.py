@@ -71,6 +71,8 @@ class Trainer:
     optimizer : str or Optimizer
     loss : str or Loss
     metrics : list of str, Metric or function
+    checkpoint_activations : bool
+        Keep few activations for the backward pass and compute the others again.
 
     Raises
     ------
@@ -80,13 +82,14 @@ class Trainer:
 
     def __init__(self, model: Model, optimizer: str | Optimizer = "adam",
                  loss: str | Loss = "sparse_categorical_crossentropy",
-                 metrics: Sequence[str | Metric | MetricFunction] = ()):
+                 metrics: Sequence[str | Metric | MetricFunction] = (), checkpoint_activations: bool = False):
         if len(model.graph.outputs) != 1:
             raise ValueError(message("compile", "model", "have one output to be trained", len(model.graph.outputs)))
         self.model = model
         self.optimizer = get_optimizer(optimizer)
         self.loss = get_loss(loss)
         self.metrics = get_metrics(metrics)
+        self.checkpoint_activations = bool(checkpoint_activations)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -315,14 +318,22 @@ class Trainer:
         trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
         key = (tuple(shapes), training, trainable, self.model.exact, self.model.tune)
         if key not in self._plans:
-            self._plans[key] = self._build(shapes, training)
+            self._plans[key] = self.build(shapes, training, self.checkpoint_activations)
             while len(self._plans) > MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _build(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
-        """The model's graph, then the loss, and in training the gradients and the updates."""
+    def build(self, shapes: Sequence[Shape], training: bool, checkpoint_activations: bool = False) -> StepPlan:
+        """The plan of the model's graph with the loss, and in training the gradients and the updates.
+
+        Parameters
+        ----------
+        shapes : list of tuple of int
+            Of the model's inputs.
+        training : bool
+        checkpoint_activations : bool
+        """
         g = prepare(self.model.graph, shapes, training)
         (prediction,) = g.outputs
         extra = {g.seed: "seed"} if g.seed is not None else {}
@@ -338,7 +349,8 @@ class Trainer:
             self._append_updates(g, loss, hyper)
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
-        plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
+        plan = Plan(optimize(g, checkpoint_activations), default_level(), exact=self.model.exact,
+                    tuner=self.model._runner.tuner())
         return StepPlan(plan, names, target.shape, self.model.parameters)
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:
