@@ -193,9 +193,11 @@ class Node:
     outputs : list of Value
     epilogue : Epilogue or None
         Set by the fusion pass.
+    is_repeated : bool
+        Whether the node computes again, in the backward pass, what the forward pass has dropped.
     """
 
-    __slots__ = ("epilogue", "inputs", "layer", "name", "outputs", "weights")
+    __slots__ = ("epilogue", "inputs", "is_repeated", "layer", "name", "outputs", "weights")
 
     def __init__(self, layer: Layer, inputs: Sequence[Value], weights: dict[str, Value], name: str,
                  epilogue: Epilogue | None = None):
@@ -204,7 +206,15 @@ class Node:
         self.weights = dict(weights)
         self.name = name
         self.epilogue = epilogue
+        self.is_repeated = False
         self.outputs: list[Value] = []
+
+    def exchange_reads(self, other: Callable[[Value], Value]) -> None:
+        """Read ``other(value)`` in place of each value."""
+        self.inputs = [other(v) for v in self.inputs]
+        self.weights = {key: other(v) for key, v in self.weights.items()}
+        if self.epilogue is not None and self.epilogue.add is not None:
+            self.epilogue.add = other(self.epilogue.add)
 
     @property
     def reads(self) -> list[Value]:
@@ -400,38 +410,16 @@ class Graph:
     def order(self) -> None:
         """Sort the nodes so that each stands after what it reads, and drop those that nothing needs.
 
-        Effects keep their order. Each stands as early as it can: behind the last that reads a parameter which it changes,
-        so that gradients do not have to wait in memory for the end of the step.
+        In training, nodes keep their order as far as that allows: the gradient of a layer's weights then follows that of
+        its source, and the memory of ``diff_dst`` is free after it. From the outputs alone, all gradients of weights would
+        come after those of all sources.
         """
         wanted = [v for node in self.effects for v in node.reads]
-        effects = set(self.effects)
-        needed = [n for n in ancestors([*self.outputs, *wanted]) if n not in effects]
-        self.nodes = [node for group in with_effects([[n] for n in needed], self.effects) for node in group]
-
-
-def with_effects(groups: Sequence[Sequence[Node]], effects: Sequence[Node]) -> list[list[Node]]:
-    """Groups of nodes in their order, and each effect as a group of its own where it may stand."""
-    made: dict[Value, int] = {}                     # where each value is there
-    last_read: dict[Parameter, int] = {}
-    aliases: dict[Value, set[Parameter]] = {}       # what is read as a view of a parameter's own memory
-    for i, group in enumerate(groups):
-        for node in group if effects else ():
-            made.update(dict.fromkeys(node.outputs, i))
-            read = {p for v in node.reads for p in _parameters_in(v, aliases)}
-            last_read.update(dict.fromkeys(read, i))
-            if read and node.layer.views_input:
-                aliases.update(dict.fromkeys(node.outputs, read))
-    behind: dict[int, list[list[Node]]] = {}
-    for effect in effects:
-        changed = {p for v in effect.reads for p in _parameters_in(v, aliases)}
-        place = max([*(made.get(v, -1) for v in effect.reads), *(last_read.get(p, -1) for p in changed)], default=-1)
-        last_read.update(dict.fromkeys(changed, place))
-        behind.setdefault(place, []).append([effect])
-    return [*behind.get(-1, ()), *(g for i, group in enumerate(groups) for g in (list(group), *behind.get(i, ())))]
-
-
-def _parameters_in(value: Value, aliases: Mapping[Value, set[Parameter]]) -> Iterable[Parameter]:
-    return (value.parameter,) if value.parameter is not None else aliases.get(value, ())
+        needed = list(ancestors([*self.outputs, *wanted]))
+        if self.training:
+            known = set(needed)
+            needed = list(ancestors([*(v for n in self.nodes if n in known for v in n.outputs), *self.outputs, *wanted]))
+        self.nodes = [n for n in needed if n not in self.effects] + self.effects
 
 
 def ancestors(outputs: Iterable[Value]) -> Iterator[Node]:

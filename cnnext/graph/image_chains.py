@@ -19,8 +19,9 @@ from math import ceil, lcm, prod
 
 from cnnext.errors import PluginError
 from cnnext.graph.chains import CALL_CYCLES, Bands, Run
-from cnnext.graph.graph import FLOAT32, Graph, Node, Value, with_effects
+from cnnext.graph.graph import FLOAT32, Graph, Node, Value
 from cnnext.graph.memory import BandStorage
+from cnnext.graph.passes.early_effects import with_effects
 from cnnext.graph.plan import PlanBuilder, Step
 from cnnext.layers._algorithms import L2_BYTES, L3_BYTES_PER_CYCLE
 from cnnext.layers.layer import Images, Layer
@@ -85,7 +86,9 @@ def _candidates(node: Node, chain_of: dict[Node, _Chain]) -> Iterator[_Chain]:
         if not cut or maker is None or maker not in chain_of or chain_of[maker].nodes[-1] is not maker:
             continue
         before = images_of(maker)
-        if before is not None and before.unit == 1 and _batch(maker) == value.shape[0] == _batch(node):
+        fits = before is not None and before.unit == 1 and _batch(maker) == value.shape[0] == _batch(node)
+        # what is computed again for the backward pass has to wait until that wants it
+        if fits and maker.is_repeated == node.is_repeated:
             yield chain_of[maker]
 
 

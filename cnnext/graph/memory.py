@@ -249,6 +249,8 @@ class Layout:
             for i, value in enumerate(node.inputs):
                 if value.node is None or value in placed or value in self._outputs or value.node.layer.views_input:
                     continue
+                if node.is_repeated and not value.node.is_repeated:
+                    continue    # else the output's memory would be taken from the forward pass on
                 placed[value] = (node, i)
         return placed
 

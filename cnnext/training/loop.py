@@ -72,6 +72,8 @@ class Trainer:
     optimizer : str or Optimizer
     loss : str or Loss
     metrics : list of str, Metric or function
+    checkpoint_activations : bool
+        Keep few activations for the backward pass and compute the others again.
 
     Raises
     ------
@@ -81,7 +83,7 @@ class Trainer:
 
     def __init__(self, model: Model, optimizer: str | Optimizer = "adam",
                  loss: str | Loss = "sparse_categorical_crossentropy",
-                 metrics: Sequence[str | Metric | MetricFunction] = ()):
+                 metrics: Sequence[str | Metric | MetricFunction] = (), checkpoint_activations: bool = False):
         if len(model.graph.outputs) != 1:
             raise ValueError(message("compile", "model", "have one output to be trained", len(model.graph.outputs)))
         self.model = model
@@ -89,6 +91,7 @@ class Trainer:
         self.loss = get_loss(loss)
         self.metrics = get_metrics(metrics)
         self.optimizer.check_groups(model.parameters)
+        self.checkpoint_activations = bool(checkpoint_activations)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -338,14 +341,22 @@ class Trainer:
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
         key = (tuple(shapes), training, _treatment(self.model.graph), self.model.exact, self.model.tune)
         if key not in self._plans:
-            self._plans[key] = self._build(shapes, training)
+            self._plans[key] = self.build(shapes, training, self.checkpoint_activations)
             while len(self._plans) > MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _build(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
-        """The model's graph, then the loss, and in training the gradients and the updates."""
+    def build(self, shapes: Sequence[Shape], training: bool, checkpoint_activations: bool = False) -> StepPlan:
+        """The plan of the model's graph with the loss, and in training the gradients and the updates.
+
+        Parameters
+        ----------
+        shapes : list of tuple of int
+            Of the model's inputs.
+        training : bool
+        checkpoint_activations : bool
+        """
         g = prepare(self.model.graph, shapes, training)
         (prediction,) = g.outputs
         extra = {g.seed: "seed"} if g.seed is not None else {}
@@ -361,7 +372,8 @@ class Trainer:
             self._append_updates(g, loss, hyper)
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
-        plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
+        plan = Plan(optimize(g, checkpoint_activations), default_level(), exact=self.model.exact,
+                    tuner=self.model._runner.tuner())
         return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in g.frozen])
 
     def loss_of(self, g: Graph, prediction: Value, target: Value) -> Value:
@@ -379,11 +391,7 @@ class Trainer:
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
         sums = {next(iter(group)): _sum(g, partials) for group in values.values()
                 if (partials := [diffs[v] for v in group if v in diffs])}
-        kept = len(g.effects)
         self.optimizer.append(g, sums, hyper)
-        # Nodes run in the order in which effects need them: the gradients of the last layer's weights right after those of
-        # its output, while these are in the cache, and not after all the others.
-        g.effects[kept:] = reversed(g.effects[kept:])
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))

@@ -46,7 +46,7 @@ def chains_of(plan):
 def built(net, batch):
     """The step of a compiled model: its plan and drawn inputs."""
     trainer = net._trainer
-    step = trainer._build([(batch, *net.input_shape[1:])], training=True)
+    step = trainer.build([(batch, *net.input_shape[1:])], training=True)
     rng = np.random.default_rng(batch)
     y = rng.integers(0, net.output_shape[-1], batch).astype(trainer.loss.target_dtype)
     feeds = {"target": y, "hyper": trainer.optimizer.hyper(), "seed": np.array([7], np.int64)}

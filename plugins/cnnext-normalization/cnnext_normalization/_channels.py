@@ -13,13 +13,13 @@ from typing import ClassVar
 import numpy as np
 
 from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers.activation import UnaryBackward
 from cnnext.layers.layer import Gradients, Images, Layer
 from cnnext_normalization._lowering import (
     Shards,
-    epilogue_params,
     like_src,
     native_step,
     sample_rows,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
-from cnnext.graph.graph import Epilogue, Node, Shape
+from cnnext.graph.graph import Node, Shape
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers.layer import Images, Layer, ParameterSpec
@@ -109,14 +109,6 @@ def native_step(b: PlanBuilder, name: str, src: Sequence[View], dst: Sequence[Vi
                 **options: Any) -> None:
     """Append a call of one of this plugin's kernels."""
     b.step(f"normalization/{name}", src, dst, params, entry=(_native.KERNELS[name], _native.PARAMS[name]), **options)
-
-
-def epilogue_params(epilogue: Epilogue) -> dict[str, Any]:
-    """The fields of a kernel's parameters that say what happens to its result."""
-    post, constants = epilogue.post if epilogue.post is not None else (None, ())
-    first, second = (*constants, 0.0, 0.0)[:2]
-    return {"has_add": epilogue.add is not None, "low": epilogue.low, "high": epilogue.high,
-            "post_op": _native.UNARY[post] if post is not None else -1, "post_0": first, "post_1": second}
 
 
 def like_src(b: PlanBuilder, node: Node) -> list[View]:

@@ -11,11 +11,7 @@ from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
-from cnnext.plugin cimport (
-    CNX_AFFINE, CNX_CLIP, CNX_ELU, CNX_GELU, CNX_GELU_TANH, CNX_HARD_SIGMOID, CNX_HARD_SWISH, CNX_IDENTITY,
-    CNX_LEAKY_RELU, CNX_MISH, CNX_OK, CNX_SELU, CNX_SIGMOID, CNX_SILU, CNX_SOFTPLUS, CNX_SOFTSIGN, CNX_TANH, cnx_args,
-    cnx_simd, cnx_tensor, cnx_worker,
-)
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_simd, cnx_tensor, cnx_worker
 
 include "table.pxi"
 
@@ -585,12 +581,4 @@ PARAMS = {
     "row_norm": fields(row_norm_zero),
     "row_norm_backward": fields(row_norm_backward_zero),
     "response": fields(response_zero),
-}
-
-# Codes of the functions that an epilogue may name.
-UNARY = {
-    "identity": CNX_IDENTITY, "clip": CNX_CLIP, "leaky_relu": CNX_LEAKY_RELU, "elu": CNX_ELU, "selu": CNX_SELU,
-    "gelu": CNX_GELU, "gelu_tanh": CNX_GELU_TANH, "sigmoid": CNX_SIGMOID, "hard_sigmoid": CNX_HARD_SIGMOID,
-    "tanh": CNX_TANH, "silu": CNX_SILU, "hard_swish": CNX_HARD_SWISH, "mish": CNX_MISH, "softplus": CNX_SOFTPLUS,
-    "softsign": CNX_SOFTSIGN, "affine": CNX_AFFINE,
 }

@@ -160,7 +160,8 @@ static void diff_rows(const norm_channels *p, const float *slope, const float *l
 }
 
 /* Rows of few channels fill a vector badly. Where they lie without gaps, k of them are one row of k times as many
- * channels, whose parameters repeat; sums over it are folded afterwards. */
+ * channels, whose parameters repeat; sums over it are folded afterwards. Where there are gaps, sums take the rows in the same
+ * order, every k-th row for itself: the bits of a result do not depend on where its sources lie. */
 enum { WIDE = 64 };
 
 static int64_t repeats(int64_t n, int64_t rows, int dense)
@@ -192,13 +193,18 @@ static norm_channels widened(const norm_channels *p, int64_t k, float wide[3][WI
 }
 
 static norm_run joined(norm_run x, int64_t k) { return (norm_run){x.at, k * x.step}; }
+static norm_run every(norm_run x, int64_t k, int64_t first) { return (norm_run){x.at + first * x.step, k * x.step}; }
 
 static void deviations(norm_run x, int64_t rows, const float *center, float *sum, float *squares, int64_t n)
 {
-    const int64_t k = repeats(n, rows, x.step == n), whole = k > 1 ? rows / k * k : 0;
+    const int64_t k = repeats(n, rows, 1), whole = k > 1 ? rows / k * k : 0;
     if (k > 1) {
         float wide[WIDE], sums[WIDE] = {0}, all_squares[WIDE] = {0};
-        deviations_of_rows(joined(x, k), rows / k, repeated(center, n, k, wide), sums, all_squares, k * n);
+        if (x.step == n)
+            deviations_of_rows(joined(x, k), rows / k, repeated(center, n, k, wide), sums, all_squares, k * n);
+        else
+            for (int64_t i = 0; i < k; i++)
+                deviations_of_rows(every(x, k, i), rows / k, center, sums + i * n, all_squares + i * n, n);
         fold(sums, n, k, sum);
         fold(all_squares, n, k, squares);
     }
@@ -219,11 +225,15 @@ static void normalize(const norm_channels *p, norm_run x, norm_run add, norm_run
 
 static void diff_sums(const norm_channels *p, norm_run x, norm_run dy, int64_t rows, float *sum, float *dots)
 {
-    const int64_t n = p->n, k = repeats(n, rows, x.step == n && dy.step == n), whole = k > 1 ? rows / k * k : 0;
+    const int64_t n = p->n, k = repeats(n, rows, 1), whole = k > 1 ? rows / k * k : 0;
     if (k > 1) {
         float wide[3][WIDE], sums[WIDE] = {0}, all_dots[WIDE] = {0};
         const norm_channels q = widened(p, k, wide);
-        diff_sums_of_rows(&q, joined(x, k), joined(dy, k), rows / k, sums, all_dots);
+        if (x.step == n && dy.step == n)
+            diff_sums_of_rows(&q, joined(x, k), joined(dy, k), rows / k, sums, all_dots);
+        else
+            for (int64_t i = 0; i < k; i++)
+                diff_sums_of_rows(p, every(x, k, i), every(dy, k, i), rows / k, sums + i * n, all_dots + i * n);
         fold(sums, n, k, sum);
         fold(all_dots, n, k, dots);
     }
