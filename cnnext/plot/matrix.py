@@ -9,7 +9,7 @@ import numpy as np
 
 from cnnext.errors import message
 from cnnext.plot.style import FRAME, QUIET, figure_for
-from cnnext.training.metrics import confusion_matrix, f1_score, precision, recall
+from cnnext.training.confusion import averaged, confusion_matrix, f1_score, precision, recall
 
 MOST_WRITTEN = 30       # classes whose counts are written into the cells
 MOST_NAMED = 60         # names along a side; of more, every second, third, ... is written
@@ -130,4 +130,4 @@ def _shares(ax: Any, counts: np.ndarray, cell: float) -> None:
 def _summary(counts: np.ndarray) -> str:
     total = counts.sum()
     accuracy = np.trace(counts) / total if total else 0.0
-    return f"{total:,.0f} examples: accuracy {accuracy:.2%}, macro F1 {f1_score(counts).mean():.4f}"
+    return f"{total:,.0f} examples: accuracy {accuracy:.2%}, macro F1 {averaged(f1_score, counts, 'macro'):.4f}"

@@ -31,7 +31,7 @@ from cnnext.training.data import Batches, Dataset, check_examples, check_targets
 from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
 from cnnext.training.losses import Loss, get_loss
-from cnnext.training.metrics import Metric, MetricFunction, get_metrics
+from cnnext.training.metrics import AnyMetric, ConfusionMetric, MetricFunction, get_metrics, in_order, measured
 from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
 
@@ -70,23 +70,23 @@ class Trainer:
         With one output.
     optimizer : str or Optimizer
     loss : str or Loss
-    metrics : list of str, Metric or function
+    metrics : list of str, Metric, ConfusionMetric or function
 
     Raises
     ------
     ValueError
-        If a name is not known or the model has several outputs.
+        If a name is not known, the model has several outputs, or a metric means nothing for its output.
     """
 
     def __init__(self, model: Model, optimizer: str | Optimizer = "adam",
                  loss: str | Loss = "sparse_categorical_crossentropy",
-                 metrics: Sequence[str | Metric | MetricFunction] = ()):
+                 metrics: Sequence[str | AnyMetric | MetricFunction] = ()):
         if len(model.graph.outputs) != 1:
             raise ValueError(message("compile", "model", "have one output to be trained", len(model.graph.outputs)))
         self.model = model
         self.optimizer = get_optimizer(optimizer)
         self.loss = get_loss(loss)
-        self.metrics = get_metrics(metrics)
+        self.metrics = [m.for_output(self.loss, model.graph.outputs[0]) for m in get_metrics(metrics)]
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -181,7 +181,7 @@ class Trainer:
         if verbose:
             print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
         epoch = progress.epoch
-        progress.end_epoch(values, self.optimizer.learning_rate)
+        progress.end_epoch(values)
         keeper.epoch_ended(epoch, values, progress)
 
     def _train_epoch(self, data: Dataset | DataSource, progress: Progress, title: str, verbose: int,
@@ -202,18 +202,18 @@ class Trainer:
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
                     raise self._not_finite(data, progress, loss, snapshot, x, y)
-                values = self._values(loss, y, predictions)
-                progress.means.add(values, len(y))
+                values = self._measure(loss, y, predictions, progress.means)
+                progress.learning_rate = self.optimizer.latest_rate
                 progress.step += 1
                 if bar is not None:
-                    bar.set_postfix_str(_shown(progress.means.values()), refresh=False)
+                    bar.set_postfix_str(_shown(self._values(progress.means)), refresh=False)
                     bar.update(len(y))
                 keeper.batch_ended(values, progress)
         finally:
             batches.close()  # at once: a traceback that somebody keeps would keep its workers
             if bar is not None:
                 bar.close()
-        return progress.means.values()
+        return self._end_of_pass(progress.means)
 
     def _not_finite(self, data: Dataset | DataSource, progress: Progress, loss: float, snapshot: _Snapshot,
                     x: Sequence[np.ndarray], y: np.ndarray) -> FloatingPointError:
@@ -242,7 +242,7 @@ class Trainer:
         data = self._data("train_on_batch", x, y)
         (batch, targets), = data.batches(len(data))
         loss, predictions = self.step(batch, targets)
-        return self._values(loss, targets, predictions)
+        return self._measure(loss, targets, predictions, Means())
 
     def step(self, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[float, np.ndarray]:
         """Train on one batch.
@@ -282,11 +282,25 @@ class Trainer:
         with closing(data.batches(batch_size)) as batches:
             for x, y in batches:
                 loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
-                means.add(self._values(loss, y, predictions), len(y))
-        return means.values()
+                self._measure(loss, y, predictions, means)
+        return self._end_of_pass(means)
 
-    def _values(self, loss: float, y: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-        return {"loss": loss, **{m.name: m(y, predictions) for m in self.metrics}}
+    def _measure(self, loss: float, y: np.ndarray, predictions: np.ndarray, into: Means) -> dict[str, float]:
+        """Loss and metrics of a batch; they are added to the means of the pass."""
+        values, counts = measured(self.metrics, y, predictions)
+        into.add({"loss": loss, **values}, len(y), counts)
+        return {"loss": loss, **in_order(self.metrics, values, counts)}
+
+    def _values(self, means: Means) -> dict[str, float]:
+        found = means.values()
+        return {"loss": found["loss"], **in_order(self.metrics, found, means.counts)}
+
+    def _end_of_pass(self, means: Means) -> dict[str, float]:
+        """Loss and metrics of all batches."""
+        for metric in self.metrics:
+            if isinstance(metric, ConfusionMetric):
+                metric.matrix = means.counts[metric.counted]
+        return self._values(means)
 
     def _data(self, where: str, x: Any, y: Any, prefix: str = "") -> Dataset | DataSource:
         if isinstance(x, DataSource):

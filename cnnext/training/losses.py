@@ -52,6 +52,10 @@ class Loss(ABC):
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         """Append the loss of a batch to a graph: its mean over all positions, shape (1,)."""
 
+    def threshold(self, prediction: Value) -> float | None:
+        """What parts the two classes of predictions of one column; None where they are no classes."""
+        return 0.5 if _last_layer(prediction, "cnnext/Sigmoid@1") is not None else None
+
     @abstractmethod
     def check_targets(self, where: str, targets: np.ndarray, prediction: Shape, argument: str = "y") -> np.ndarray:
         """Check a whole data set's targets and return them in the shape that the loss takes, the dtype untouched.
@@ -67,6 +71,9 @@ class Loss(ABC):
 
 class _Crossentropy(Loss):
     """What the cross-entropies of classes share: how predictions are understood, smoothing, weights of classes."""
+
+    def threshold(self, prediction: Value) -> float | None:
+        return None     # one column is one class, whatever it holds
 
     def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0,
                  class_weight: Mapping[int, float] | Sequence[float] | None = None):
@@ -246,9 +253,15 @@ class BinaryCrossentropy(ElementLoss):
     def __repr__(self) -> str:
         return f"BinaryCrossentropy(from_logits={self.from_logits}, label_smoothing={self.label_smoothing})"
 
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.0 if self._takes_logits(prediction) else 0.5
+
+    def _takes_logits(self, prediction: Value) -> bool:
+        return _last_layer(prediction, "cnnext/Sigmoid@1") is None if self.from_logits is None else self.from_logits
+
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         sigmoid = None if self.from_logits else _last_layer(prediction, "cnnext/Sigmoid@1")
-        from_logits = sigmoid is None if self.from_logits is None else self.from_logits
+        from_logits = self._takes_logits(prediction)
         if sigmoid is not None and sigmoid is prediction.node:
             prediction, from_logits = sigmoid.inputs[0], True
         if self.label_smoothing:
@@ -314,6 +327,9 @@ class Hinge(ElementLoss):
     Targets have the predictions' shape and are -1 or 1; where all of them are 0 or 1, 0 is taken as -1.
     """
 
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.0
+
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         margin = g.apply1(Affine(-1.0, 1.0, name="margin"), multiply(g, target, prediction))
         return _mean(g, g.apply1(ReLU(name="hinge"), margin))
@@ -356,6 +372,9 @@ class Dice(ElementLoss):
 
     def __repr__(self) -> str:
         return f"Dice(axes={self.axes}, smooth={self.smooth})"
+
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.5
 
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         both = self._sum(g, "intersection", multiply(g, prediction, target))

@@ -34,7 +34,7 @@ def test_of_a_training():
         values = history.history[f"val_{name}"]
         assert best[1] == [max(values) if name == "accuracy" else min(values)]
     assert drawn["learning rate"] == [[[1, 2, 3], [pytest.approx(r) for r in history.learning_rates]]]
-    assert history.learning_rates == [pytest.approx(r) for r in (0.05, 0.025, 0.0125)]
+    assert history.learning_rates == [pytest.approx(r) for r in (0.1, 0.05, 0.025)]
     assert overflow(figure) <= 0.01
 
 
