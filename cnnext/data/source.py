@@ -71,6 +71,10 @@ class DataSource(ABC):
     def __len__(self) -> int:
         return len(self._items)
 
+    def name_at(self, place: int) -> str:
+        """What an error calls the example at this place."""
+        return self.name(int(self._items[place]))
+
     def draw_seed(self) -> int | None:
         """A seed for an epoch's augmentation, from the generator of ``cnnext.set_random_seed``; None without one."""
         return int(generator().integers(2**63)) if self.augment else None

@@ -99,6 +99,7 @@ class Progress:
     Attributes
     ----------
     examples, batch_size : int
+        No examples are known beforehand of what a generator gives.
     shuffle : bool
     epoch, step : int
         The epoch that runs or comes next, from 1, and the steps of it that are done.
@@ -309,7 +310,7 @@ def _state(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Tra
 def _progress(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Progress:
     epoch, step, weight, examples, batch_size = (
         as_int("checkpoint", key, document[key], minimum=minimum)
-        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 1), ("batch_size", 1)))
+        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 0), ("batch_size", 1)))
     order = arrays.get("order")
     if order is not None and (order.dtype != INT64 or not np.array_equal(np.sort(order), np.arange(examples))):
         raise ValueError("`order` is no order of the examples")

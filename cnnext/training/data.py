@@ -39,6 +39,10 @@ class Dataset:
         """None: nothing is drawn at random."""
         return None
 
+    def name_at(self, place: int) -> str:
+        """What an error calls an example."""
+        return f"x[{place}]"
+
     def batches(self, batch_size: int, order: np.ndarray | None = None, seed: int | None = None) -> Batches:
         """Batches in the given order of examples, or as they lie; the last may be smaller. ``seed`` changes nothing."""
         for start in range(0, len(self) if order is None else len(order), batch_size):

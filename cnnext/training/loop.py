@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,18 +27,22 @@ from cnnext.layers.attributes import as_int, as_number
 from cnnext.threads import limited
 from cnnext.training.callbacks import Callback, check_callbacks
 from cnnext.training.checkpoint import Checkpoint, Progress, TrainingState
-from cnnext.training.data import Batches, Dataset, check_examples, check_targets
+from cnnext.training.data import Batch, Batches, Dataset, check_examples, check_targets
 from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
 from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import AnyMetric, ConfusionMetric, MetricFunction, get_metrics, in_order, measured
 from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
+from cnnext.training.stream import Stream, as_steps, is_stream, pair_of
 
 if TYPE_CHECKING:
     from cnnext.model import Model
 
+Data = Dataset | DataSource | Stream
+
 MAX_PLANS = 8
+MAX_KEPT_BYTES = 1 << 28    # of a generator's batches that are kept beside a copy of the state
 SNAPSHOT_EVERY = 32     # steps; a copy of the state, a few passes over the weights, then costs little beside them
 
 
@@ -90,22 +94,25 @@ class Trainer:
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
-            validation_data: tuple[Any, Any] | DataSource | None = None, verbose: int = 1, validation_split: float = 0.0,
+            validation_data: Any = None, verbose: int = 1, validation_split: float = 0.0,
             callbacks: Sequence[Callback] = (), checkpoint: str | os.PathLike[str] | None = None,
-            checkpoint_every: int | None = None, resume: str | os.PathLike[str] | bool = False) -> History:
-        """Train on arrays, or on a data source.
+            checkpoint_every: int | None = None, resume: str | os.PathLike[str] | bool = False,
+            steps_per_epoch: int | None = None, validation_steps: int | None = None) -> History:
+        """Train on arrays, on a data source, or on the batches of a generator.
 
         Parameters
         ----------
-        x : array, shape (samples, ...), or a list of them for a model of several inputs, or a DataSource
-            Real numbers; batches are converted to float32, values are not scaled.
+        x : array, shape (samples, ...), or a list of them for a model of several inputs, or a DataSource, or a generator
+            Real numbers; batches are converted to float32, values are not scaled. A generator, or another object that can
+            be iterated, gives pairs (x, y) of any number of samples. A generator goes on in the next epoch, and in a
+            training that is resumed, where it is; other objects are iterated anew.
         y : array, shape (samples, ...)
-            Labels (integers) or values, as the loss wants them; left out where ``x`` is a data source.
+            Labels (integers) or values, as the loss wants them; left out where ``x`` is a data source or a generator.
         batch_size, epochs : int
-            At least 1; the last batch of an epoch may be smaller.
+            At least 1; the last batch of an epoch may be smaller. A generator makes its batches itself.
         shuffle : bool
-            A new order in every epoch, from the generator of ``cnnext.set_random_seed``.
-        validation_data : (x, y) or DataSource, optional
+            A new order in every epoch, from the generator of ``cnnext.set_random_seed``; not of a generator's batches.
+        validation_data : (x, y), DataSource or generator, optional
             Evaluated after every epoch.
         verbose : int
             0: silent. 1: a line per epoch, and while it runs a bar where ``tqdm`` is installed and stderr a terminal.
@@ -121,6 +128,8 @@ class Trainer:
             The folder of a checkpoint from which the training goes on, bit-equal to one that was never interrupted, when
             model, optimizer, data and arguments are the same. True: the folder ``checkpoint``, where one has been saved
             there. ``epochs`` counts all epochs.
+        steps_per_epoch, validation_steps : int, optional
+            Batches that a generator is asked for in an epoch, and after it; by default all that it has.
 
         Returns
         -------
@@ -144,38 +153,48 @@ class Trainer:
         """
         batch_size = as_int("fit", "batch_size", batch_size, minimum=1)
         epochs = as_int("fit", "epochs", epochs, minimum=1)
-        data, validation = self._split(x, y, validation_data, validation_split)
+        data = self._data("fit", x, y, steps=steps_per_epoch, steps_argument="steps_per_epoch")
+        validation = self._validation(validation_data, validation_steps)
+        data, validation = self._split(data, validation, validation_split)
+        for stream, argument in ((data, "steps_per_epoch"), (validation, "validation_steps")):
+            if isinstance(stream, Stream):
+                stream.check_epochs(epochs, argument)
         keeper = _Keeper(self, check_callbacks(callbacks), checkpoint, checkpoint_every)
-        progress = Progress(len(data), batch_size, bool(shuffle))
+        examples = 0 if isinstance(data, Stream) else len(data)
+        progress = Progress(examples, batch_size, bool(shuffle and examples))
         self.model.stop_training = False
         with keeper.running(progress, resume) as progress:
             while progress.epoch <= epochs and not self.model.stop_training:
                 self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
         return progress.history
 
-    def _split(self, x: Any, y: Any, validation_data: Any,
-               validation_split: float) -> tuple[Dataset | DataSource, Dataset | DataSource | None]:
+    def _validation(self, validation_data: Any, steps: int | None) -> Data | None:
+        if validation_data is None:
+            as_steps("fit", "validation_steps", steps, None)
+            return None
+        return self._data("fit", *_pair(validation_data), "validation_data ", steps, "validation_steps")
+
+    def _split(self, data: Data, validation: Data | None, validation_split: float) -> tuple[Data, Data | None]:
         """The data to train on, and that to validate on."""
         share = as_number("fit", "validation_split", validation_split, minimum=0, below=1)
-        data = self._data("fit", x, y)
-        if validation_data is not None:
-            if share:
-                raise ValueError(message("fit", "validation_split", "be 0 where validation_data is given", share))
-            return data, self._data("fit", *_pair(validation_data), "validation_data ")
         if not share:
-            return data, None
-        data, validation = data.split(share)
-        if not len(data) or not len(validation):
-            raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(x)}", share))
-        return data, validation
+            return data, validation
+        if validation is not None:
+            raise ValueError(message("fit", "validation_split", "be 0 where validation_data is given", share))
+        if isinstance(data, Stream):
+            raise ValueError(message("fit", "validation_split", "be 0 where x is a generator", share))
+        first, last = data.split(share)
+        if not len(first) or not len(last):
+            raise ValueError(message("fit", "validation_split", f"leave examples on both sides of {len(data)}", share))
+        return first, last
 
-    def _fit_epoch(self, data: Dataset | DataSource, validation: Dataset | DataSource | None, progress: Progress,
+    def _fit_epoch(self, data: Data, validation: Data | None, progress: Progress,
                    title: str, verbose: int, keeper: _Keeper) -> None:
         """The rest of an epoch, its validation, and what follows it."""
         start, first = time.perf_counter(), progress.means.weight
         values = self._train_epoch(data, progress, title, verbose, keeper)
-        seconds = time.perf_counter() - start
-        rate = f"{(len(data) - first) / max(seconds, 1e-9):,.0f} images/s"
+        seconds, count = time.perf_counter() - start, progress.means.weight
+        rate = f"{(count - first) / max(seconds, 1e-9):,.0f} images/s"
         if validation is not None:
             values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
         if verbose:
@@ -184,14 +203,12 @@ class Trainer:
         progress.end_epoch(values)
         keeper.epoch_ended(epoch, values, progress)
 
-    def _train_epoch(self, data: Dataset | DataSource, progress: Progress, title: str, verbose: int,
+    def _train_epoch(self, data: Data, progress: Progress, title: str, verbose: int,
                      keeper: _Keeper) -> dict[str, float]:
         if not progress.step:
-            progress.order = generator().permutation(len(data)) if progress.shuffle else None
+            progress.order = generator().permutation(progress.examples) if progress.shuffle else None
             progress.seed = data.draw_seed()
-        bar = _progress_bar(title, len(data)) if verbose else None
-        if bar is not None and progress.step:
-            bar.update(progress.means.weight)
+        bar = _progress_bar(title, data, progress) if verbose else None
         snapshot: _Snapshot | None = None
         batches = _batches(data, progress, progress.step)
         try:
@@ -199,6 +216,8 @@ class Trainer:
                 if snapshot is None or snapshot.is_old(progress, self.optimizer) and not bad_parameter(self.model):
                     snapshot = None     # its memory is free before the next one takes as much
                     snapshot = _Snapshot(TrainingState.of(self), progress.step)
+                if isinstance(data, Stream):
+                    snapshot.keep(x, y)
                 loss, predictions = self.step(x, y)
                 if not math.isfinite(loss):
                     raise self._not_finite(data, progress, loss, snapshot, x, y)
@@ -207,7 +226,7 @@ class Trainer:
                 progress.step += 1
                 if bar is not None:
                     bar.set_postfix_str(_shown(self._values(progress.means)), refresh=False)
-                    bar.update(len(y))
+                    bar.update(1 if isinstance(data, Stream) else len(y))
                 keeper.batch_ended(values, progress)
         finally:
             batches.close()  # at once: a traceback that somebody keeps would keep its workers
@@ -215,14 +234,14 @@ class Trainer:
                 bar.close()
         return self._end_of_pass(progress.means)
 
-    def _not_finite(self, data: Dataset | DataSource, progress: Progress, loss: float, snapshot: _Snapshot,
+    def _not_finite(self, data: Data, progress: Progress, loss: float, snapshot: _Snapshot,
                     x: Sequence[np.ndarray], y: np.ndarray) -> FloatingPointError:
         """The error for a loss that is not finite; the trainer goes back to the state before what made it so."""
         rule = "stay finite; a smaller learning rate, or inputs scaled to about 1, may help"
         text = message("fit", "loss", rule, loss, f"epoch {progress.epoch}, step {progress.step + 1}")
         before = snapshot.state
         before.restore(self)
-        with closing(_batches(data, progress, snapshot.step, progress.step)) as repeated:
+        with closing(snapshot.batches(data, progress)) as repeated:
             for step, batch in enumerate(repeated, start=snapshot.step + 1):
                 self.step(*batch)
                 if bad := bad_parameter(self.model):
@@ -230,17 +249,15 @@ class Trainer:
                     return FloatingPointError(f"{text} Parameter {bad} after step {step}, whose loss was finite: its "
                                               "gradient was too large. The weights are those before that step.")
                 before = TrainingState.of(self)
-        order = np.arange(len(data)) if progress.order is None else progress.order
         try:
-            place = first_nonfinite(self, x, y, order[progress.step * progress.batch_size :])
+            place = first_nonfinite(self, x, y, lambda i: _example_name(data, progress, i))
         finally:
             before.restore(self)
         return FloatingPointError(f"{text} {place} The weights are those before that step.")
 
     def train_on_batch(self, x: Any, y: Any) -> dict[str, float]:
         """Train on one batch; arguments and errors as for ``fit``. Loss and metrics are those before the update."""
-        data = self._data("train_on_batch", x, y)
-        (batch, targets), = data.batches(len(data))
+        batch, targets = self._batch("train_on_batch", x, y)
         loss, predictions = self.step(batch, targets)
         return self._measure(loss, targets, predictions, Means())
 
@@ -269,17 +286,18 @@ class Trainer:
                 parameter.changed()
         return loss, predictions
 
-    def evaluate(self, x: Any, y: Any = None, batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
-        """Loss and metrics on arrays, in inference mode; arguments and errors as for ``fit``."""
+    def evaluate(self, x: Any, y: Any = None, batch_size: int = 32, verbose: int = 0,
+                 steps: int | None = None) -> dict[str, float]:
+        """Loss and metrics in inference mode; arguments and errors as for ``fit``, ``steps`` as ``steps_per_epoch``."""
         batch_size = as_int("evaluate", "batch_size", batch_size, minimum=1)
-        values = self._evaluate(self._data("evaluate", x, y), batch_size)
+        values = self._evaluate(self._data("evaluate", x, y, steps=steps), batch_size)
         if verbose:
             print(f"evaluate  {_shown(values)}", flush=True)
         return values
 
-    def _evaluate(self, data: Dataset | DataSource, batch_size: int) -> dict[str, float]:
+    def _evaluate(self, data: Data, batch_size: int) -> dict[str, float]:
         means = Means()
-        with closing(data.batches(batch_size)) as batches:
+        with closing(data.batches() if isinstance(data, Stream) else data.batches(batch_size)) as batches:
             for x, y in batches:
                 loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
                 self._measure(loss, y, predictions, means)
@@ -302,15 +320,32 @@ class Trainer:
                 metric.matrix = means.counts[metric.counted]
         return self._values(means)
 
-    def _data(self, where: str, x: Any, y: Any, prefix: str = "") -> Dataset | DataSource:
+    def _data(self, where: str, x: Any, y: Any, prefix: str = "", steps: int | None = None,
+              steps_argument: str = "steps") -> Data:
+        steps = as_steps(where, steps_argument, steps, x)
         if isinstance(x, DataSource):
             x.check(where, y, self.model.graph.inputs, f"{prefix}x")
             targets = self.loss.check_targets(where, x.targets, self.model.graph.outputs[0].shape, f"{prefix}x.targets")
             return x.with_targets(targets.astype(self.loss.target_dtype))
+        if is_stream(x):
+            if y is not None:
+                raise ValueError(message(where, f"{prefix}y", "be left out where x is a generator, which gives both", y))
+
+            def batch_of(place: str, item: Any) -> Batch:
+                return self._batch(place, *pair_of(place, item), prefix)
+
+            return Stream(where, f"{prefix}x", x, steps, batch_of)
+        return self._dataset(where, x, y, prefix)
+
+    def _dataset(self, where: str, x: Any, y: Any, prefix: str = "") -> Dataset:
         arrays = check_examples(where, x, self.model.graph.inputs, f"{prefix}x")
         targets = check_targets(where, y, len(arrays[0]), f"{prefix}y")
         targets = self.loss.check_targets(where, targets, self.model.graph.outputs[0].shape, f"{prefix}y")
         return Dataset(arrays, targets, self.loss.target_dtype)
+
+    def _batch(self, where: str, x: Any, y: Any, prefix: str = "") -> Batch:
+        data = self._dataset(where, x, y, prefix)
+        return next(data.batches(len(data)))
 
     def _run(self, built: StepPlan, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[float, np.ndarray]:
         if y.shape != built.target_shape:
@@ -384,11 +419,25 @@ class _Snapshot:
 
     state: TrainingState
     step: int
+    kept: list[Batch] = field(default_factory=list)     # since then, where they cannot be made again
 
     def is_old(self, progress: Progress, optimizer: Optimizer) -> bool:
         """Whether many steps, or a change of the learning rate that repeating would not make, came since."""
         changed = optimizer.schedule is None and optimizer.learning_rate != self.state.learning_rate
-        return changed or progress.step - self.step >= SNAPSHOT_EVERY
+        return changed or progress.step - self.step >= SNAPSHOT_EVERY or self._kept_bytes() > MAX_KEPT_BYTES
+
+    def _kept_bytes(self) -> int:
+        return sum(a.nbytes for x, y in self.kept for a in (*x, y))
+
+    def keep(self, x: Sequence[np.ndarray], y: np.ndarray) -> None:
+        """Keep a copy of a batch: a generator may use its arrays again."""
+        self.kept.append(([a.copy() for a in x], y.copy()))
+
+    def batches(self, data: Data, progress: Progress) -> Batches:
+        """Those of the steps since, without the one that runs."""
+        if isinstance(data, Stream):
+            return (batch for batch in self.kept[:-1])
+        return _batches(data, progress, self.step, progress.step)
 
 
 class _Keeper:
@@ -475,8 +524,10 @@ class _Keeper:
 
 
 
-def _batches(data: Dataset | DataSource, progress: Progress, first: int, last: int | None = None) -> Batches:
+def _batches(data: Data, progress: Progress, first: int, last: int | None = None) -> Batches:
     """The steps [first, last) of an epoch, or all from the first on."""
+    if isinstance(data, Stream):
+        return data.batches(progress.epoch, first)
     if not first and last is None:
         return data.batches(progress.batch_size, progress.order, progress.seed)
     order = np.arange(len(data)) if progress.order is None else progress.order
@@ -484,8 +535,16 @@ def _batches(data: Dataset | DataSource, progress: Progress, first: int, last: i
     return data.batches(progress.batch_size, order[first * progress.batch_size : end], progress.seed)
 
 
+def _example_name(data: Data, progress: Progress, i: int) -> str:
+    """What an error calls example i of the batch of the step that runs."""
+    if isinstance(data, Stream):
+        return f"x[{i}] of batch {progress.step + 1}"
+    place = progress.step * progress.batch_size + i
+    return data.name_at(place if progress.order is None else int(progress.order[place]))
+
+
 def _pair(data: Any) -> tuple[Any, Any]:
-    if isinstance(data, DataSource):
+    if isinstance(data, DataSource) or is_stream(data):
         return data, None
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(message("fit", "validation_data", "be a pair (x, y)", data))
@@ -496,12 +555,17 @@ def _shown(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
 
 
-def _progress_bar(title: str, n: int) -> Any:
-    """A tqdm bar that counts images, or None without tqdm or without a terminal to draw it on."""
+def _progress_bar(title: str, data: Data, progress: Progress) -> Any:
+    """A tqdm bar that counts images, or a generator's batches; None without tqdm or without a terminal to draw it on."""
     if not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(total=n, desc=title, unit=" images", leave=False)
+    if isinstance(data, Stream):
+        return tqdm(total=data.steps, desc=title, unit=" batches", leave=False, initial=progress.step)
+    bar = tqdm(total=len(data), desc=title, unit=" images", leave=False)
+    if progress.step:
+        bar.update(progress.means.weight)
+    return bar

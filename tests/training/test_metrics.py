@@ -91,7 +91,7 @@ def test_functions_are_metrics():
     (lambda: get_metric("f1_mean"), ValueError, "unknown metric 'f1_mean'"),
     (lambda: Precision("mean"), ValueError, "Precision: unknown average 'mean'. Known: macro, micro, per_class, weighted"),
     (lambda: MeanIoU(threshold="half"), ValueError, "MeanIoU: `threshold` must be a number"),
-    (lambda: F1Score().count(np.ones((2, 3)), SCORES[:2]), ValueError, "f1: `targets` must have one class each: rows that s"),
+    (lambda: F1Score().count(np.ones((2, 3)), SCORES[:2]), ValueError, "f1: `targets` must have one class each: rows that"),
     (lambda: TopKAccuracy(0), ValueError, "TopKAccuracy: `k` must be at least 1"),
     (lambda: BinaryAccuracy("half"), ValueError, "BinaryAccuracy: `threshold` must be a number"),
     (lambda: binary_accuracy(LABELS, SCORES), ValueError, "binary_accuracy: `targets` must have shape (4, 3)"),
