@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnext.data.augment import CutMix
 from cnnext.data.source import DataSource
 from cnnext.errors import message
 from cnnext.graph.gradient import add_gradients
-from cnnext.graph.graph import FLOAT32, Graph, Parameter, Shape, Value
+from cnnext.graph.graph import FLOAT32, INT64, Graph, Parameter, Shape, Value
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
 from cnnext.isa import default_level
@@ -154,6 +155,7 @@ class Trainer:
         batch_size = as_int("fit", "batch_size", batch_size, minimum=1)
         epochs = as_int("fit", "epochs", epochs, minimum=1)
         data = self._data("fit", x, y, steps=steps_per_epoch, steps_argument="steps_per_epoch")
+        self._check_mixture(data)
         validation = self._validation(validation_data, validation_steps)
         data, validation = self._split(data, validation, validation_split)
         for stream, argument in ((data, "steps_per_epoch"), (validation, "validation_steps")):
@@ -167,6 +169,17 @@ class Trainer:
             while progress.epoch <= epochs and not self.model.stop_training:
                 self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
         return progress.history
+
+    def _check_mixture(self, data: Data) -> None:
+        """Whether the loss takes the targets that a data source mixes."""
+        mix = data.mix if isinstance(data, DataSource) else None
+        if mix is None:
+            return
+        if self.loss.for_mixtures() is None:
+            raise ValueError(message("fit", "x", f"not mix its examples where the loss is {self.loss}", mix))
+        if isinstance(mix, CutMix) and len(self.model.graph.outputs[0].shape) != 2:
+            rule = "be mixed by Mixup, not CutMix, where an example has more than one row of targets"
+            raise ValueError(message("fit", "x", rule, mix, f"predictions {self.model.graph.outputs[0].shape}"))
 
     def _validation(self, validation_data: Any, steps: int | None) -> Data | None:
         if validation_data is None:
@@ -275,7 +288,7 @@ class Trainer:
             Before the update.
         predictions : ndarray
         """
-        built = self._plan([a.shape for a in x], training=True)
+        built = self._plan([a.shape for a in x], True, y.dtype)
         try:
             loss, predictions = self._run(built, x, y)
         finally:
@@ -299,7 +312,7 @@ class Trainer:
         means = Means()
         with closing(data.batches() if isinstance(data, Stream) else data.batches(batch_size)) as batches:
             for x, y in batches:
-                loss, predictions = self._run(self._plan([a.shape for a in x], training=False), x, y)
+                loss, predictions = self._run(self._plan([a.shape for a in x], False, y.dtype), x, y)
                 self._measure(loss, y, predictions, means)
         return self._end_of_pass(means)
 
@@ -326,7 +339,8 @@ class Trainer:
         if isinstance(x, DataSource):
             x.check(where, y, self.model.graph.inputs, f"{prefix}x")
             targets = self.loss.check_targets(where, x.targets, self.model.graph.outputs[0].shape, f"{prefix}x.targets")
-            return x.with_targets(targets.astype(self.loss.target_dtype))
+            classes = self.model.graph.outputs[0].shape[-1] if self.loss.target_dtype == INT64 else None
+            return x.with_targets(targets.astype(self.loss.target_dtype), classes)
         if is_stream(x):
             if y is not None:
                 raise ValueError(message(where, f"{prefix}y", "be left out where x is a generator, which gives both", y))
@@ -360,25 +374,30 @@ class Trainer:
         loss, predictions = built.plan.run(inputs, limited(self.model.num_threads))
         return float(loss[0]), predictions
 
-    def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
+    def loss_for(self, targets: np.dtype) -> Loss:
+        """The loss for targets of this dtype: that of rows where labels have become rows, since they were mixed."""
+        mixed = None if targets == self.loss.target_dtype else self.loss.for_mixtures()
+        return mixed or self.loss
+
+    def _plan(self, shapes: Sequence[Shape], training: bool, targets: np.dtype) -> StepPlan:
         trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
-        key = (tuple(shapes), training, trainable, self.model.exact, self.model.tune)
+        key = (tuple(shapes), training, targets, trainable, self.model.exact, self.model.tune)
         if key not in self._plans:
-            self._plans[key] = self._build(shapes, training)
+            self._plans[key] = self._build(shapes, training, self.loss_for(targets))
             while len(self._plans) > MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _build(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
+    def _build(self, shapes: Sequence[Shape], training: bool, loss_function: Loss) -> StepPlan:
         """The model's graph, then the loss, and in training the gradients and the updates."""
         g = prepare(self.model.graph, shapes, training)
         (prediction,) = g.outputs
         extra = {g.seed: "seed"} if g.seed is not None else {}
-        target = Value(self.loss.target_shape(prediction.shape), self.loss.target_dtype, "target")
+        target = Value(loss_function.target_shape(prediction.shape), loss_function.target_dtype, "target")
         g.inputs.append(target)
         extra[target] = "target"
-        loss = self.loss.append(g, prediction, target)
+        loss = loss_function.append(g, prediction, target)
         g.outputs = [loss, prediction]
         if training:
             hyper = Value((self.optimizer.n_hyper,), FLOAT32, "hyper")

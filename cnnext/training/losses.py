@@ -52,6 +52,10 @@ class Loss(ABC):
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         """Append the loss of a batch to a graph: its mean over all positions, shape (1,)."""
 
+    def for_mixtures(self) -> Loss | None:
+        """The loss for targets that are mixtures of targets, as rows; None where it means nothing for them."""
+        return self
+
     def threshold(self, prediction: Value) -> float | None:
         """What parts the two classes of predictions of one column; None where they are no classes."""
         return 0.5 if _last_layer(prediction, "cnnext/Sigmoid@1") is not None else None
@@ -147,6 +151,9 @@ class SparseCategoricalCrossentropy(_Crossentropy):
     """
 
     target_dtype = INT64
+
+    def for_mixtures(self) -> Loss | None:
+        return CategoricalCrossentropy(self.from_logits, self.label_smoothing, self.class_weight)
 
     def target_shape(self, prediction: Shape) -> Shape:
         return prediction[:-1]
@@ -326,6 +333,9 @@ class Hinge(ElementLoss):
     -----
     Targets have the predictions' shape and are -1 or 1; where all of them are 0 or 1, 0 is taken as -1.
     """
+
+    def for_mixtures(self) -> Loss | None:
+        return None
 
     def threshold(self, prediction: Value) -> float | None:
         return 0.0

@@ -350,7 +350,8 @@ def _threshold(name: str, loss: Loss, prediction: Value) -> float:
     """Between the two classes of a model of one column."""
     threshold = loss.threshold(prediction)
     if threshold is None:
-        rule = f"give a threshold for a model of one column with {loss}, such as cnnext.BinaryAccuracy(threshold=0.5)"
+        rule = (f"have a threshold between two classes for a model of one column with {loss}: give it, as in "
+                "cnnext.BinaryAccuracy(threshold=0.5), or take binary_crossentropy")
         raise ValueError(message("compile", "metrics", rule, name))
     return threshold
 

@@ -88,7 +88,8 @@ def test_augmentation_and_a_schedule_go_on_where_they_were(tmp_path, epoch, batc
     def start():
         net = new_net()
         net.compile(cx.SGD(cx.CosineDecay(0.05, 28), momentum=0.9))
-        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2)
+        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2,
+                                   mix=cx.data.Mixup(0.4))
 
     whole, source = start()
     whole.fit(source, **SETTINGS)
