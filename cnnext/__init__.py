@@ -27,8 +27,8 @@ _MODULES: dict[str, str] = {
     **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "ConfusionMetric", "ConfusionMatrix", "Precision",
                      "Recall", "F1Score", "MeanIoU"), "cnnext.training.metrics"),
     **dict.fromkeys(("confusion_matrix", "precision", "recall", "f1_score", "mean_iou"), "cnnext.training.confusion"),
-    **dict.fromkeys(("Callback", "CSVLogger", "EarlyStopping", "JSONLinesLogger", "ModelCheckpoint", "ReduceLROnPlateau"),
-                    "cnnext.training.callbacks"),
+    **dict.fromkeys(("Callback", "CSVLogger", "EarlyStopping", "JSONLinesLogger", "ModelCheckpoint", "ReduceLROnPlateau",
+                     "TensorBoardLogger"), "cnnext.training.callbacks"),
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }
 
