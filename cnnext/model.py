@@ -302,6 +302,8 @@ class Model:
         n = len(arrays[0]) if arrays[0].ndim else 0
         if any(a.ndim == 0 or len(a) != n for a in arrays):
             raise ValueError(message(where, "x", "hold as many samples for each input", [a.shape for a in arrays]))
+        if not n and self.graph.shares_batch:
+            raise ValueError(message(where, "x", "hold at least one example", arrays[0]))
         return arrays
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -49,7 +49,7 @@ class ImageFolder(DataSource):
     ------
     ModuleNotFoundError
         If Pillow is not installed.
-    FileNotFoundError
+    FileNotFoundError, NotADirectoryError
         If there is no such folder.
     ValueError
         If it holds no classes, or a class no picture. A picture that cannot be read is an error, with the file's name,
@@ -119,7 +119,9 @@ class ImageFolder(DataSource):
 
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(message("ImageFolder", "folder", "be a folder", str(folder)))
+    if not folder.exists():
         raise FileNotFoundError(message("ImageFolder", "folder", "exist", str(folder)))
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
@@ -133,4 +135,5 @@ def _pictures(folder: Path) -> dict[str, list[Path]]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    # a link that leads nowhere is one, and an error when its turn comes
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()

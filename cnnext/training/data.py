@@ -114,6 +114,8 @@ def shown(shape: Shape) -> str:
 
 def as_array(where: str, argument: str, data: Any) -> np.ndarray:
     """Numbers as an array; texts, objects and complex numbers are refused."""
+    if data is None:
+        raise TypeError(message(where, argument, "hold real numbers; it is missing", data))
     try:
         array = np.asarray(data)
     except ValueError:  # rows of different lengths

@@ -31,7 +31,7 @@ from cnnext.training.checkpoint import Checkpoint, Progress, TrainingState
 from cnnext.training.data import Batch, Batches, Dataset, check_examples, check_targets
 from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
-from cnnext.training.losses import Loss, get_loss
+from cnnext.training.losses import Loss, TargetError, get_loss
 from cnnext.training.metrics import AnyMetric, ConfusionMetric, MetricFunction, get_metrics, in_order, measured
 from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
@@ -338,8 +338,12 @@ class Trainer:
         steps = as_steps(where, steps_argument, steps, x)
         if isinstance(x, DataSource):
             x.check(where, y, self.model.graph.inputs, f"{prefix}x")
-            targets = self.loss.check_targets(where, x.targets, self.model.graph.outputs[0].shape, f"{prefix}x.targets")
-            classes = self.model.graph.outputs[0].shape[-1] if self.loss.target_dtype == INT64 else None
+            prediction = self.model.graph.outputs[0].shape
+            try:
+                targets = self.loss.check_targets(where, x.targets, prediction, f"{prefix}x.targets")
+            except TargetError as error:
+                raise ValueError(f"{error} It is the target of {x.name_at(error.place)}.") from None
+            classes = prediction[-1] if self.loss.target_dtype == INT64 else None
             return x.with_targets(targets.astype(self.loss.target_dtype), classes)
         if is_stream(x):
             if y is not None:

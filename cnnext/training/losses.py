@@ -225,6 +225,9 @@ class CategoricalCrossentropy(_Crossentropy):
         return self.of_rows(g, prediction, target)
 
     def check_targets(self, where: str, targets: np.ndarray, prediction: Shape, argument: str = "y") -> np.ndarray:
+        if targets.dtype.kind in "iu" and matches(targets.shape, prediction[:-1]):
+            raise ValueError(message(where, argument, f"have shape {shown(prediction)}", targets,
+                                     "labels are for SparseCategoricalCrossentropy"))
         targets = _check_values(where, targets, prediction, argument, (0, 1))
         self.weights(where, int(prediction[-1] or 0))
         totals = targets.sum(axis=-1, dtype=np.float64)
@@ -444,9 +447,24 @@ def _check_values(where: str, targets: np.ndarray, prediction: Shape, argument: 
     return targets
 
 
-def _bad_element(where: str, argument: str, rule: str, array: np.ndarray, bad: np.ndarray) -> ValueError:
+class TargetError(ValueError):
+    """A target that is out of range.
+
+    Attributes
+    ----------
+    place : int
+        Of its example in the data.
+    """
+
+    def __init__(self, text: str, place: int):
+        super().__init__(text)
+        self.place = place
+
+
+def _bad_element(where: str, argument: str, rule: str, array: np.ndarray, bad: np.ndarray) -> TargetError:
     index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
-    return ValueError(message(where, f"{argument}[{', '.join(map(str, index))}]", rule, array[index].item()))
+    text = message(where, f"{argument}[{', '.join(map(str, index))}]", rule, array[index].item())
+    return TargetError(text, index[0])
 
 
 def _last_layer(value: Value, type_name: str) -> Node | None:

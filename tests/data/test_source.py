@@ -237,9 +237,10 @@ def test_fork_in_the_middle_of_an_epoch():
     (lambda: net().fit(Counting(0)), ValueError, "fit: `x` must hold at least one example"),
     (lambda: net().evaluate(Arrays(np.zeros((4, 5, 6, 3)), np.zeros(4, int))), ValueError,
      "evaluate: `x` must have shape (N, 6, 5, 3). Received x='Arrays of shape (N, 5, 6, 3)'"),
-    (lambda: net(classes=3).fit(Counting(8)), ValueError, "fit: `x.targets[3]` must be a label in [0, 3)"),
+    (lambda: net(classes=3).fit(Counting(8)), ValueError,
+     "fit: `x.targets[3]` must be a label in [0, 3). Received x.targets[3]=3. It is the target of number 3."),
     (lambda: net().fit(arrays(), validation_data=Counting(0), verbose=0), ValueError, "fit: `validation_data x` must hold"),
-    (lambda: net().fit(np.zeros((4, 6, 5, 3))), TypeError, "fit: `y` must hold real numbers"),
+    (lambda: net().fit(np.zeros((4, 6, 5, 3))), TypeError, "fit: `y` must hold real numbers; it is missing"),
 ])
 def test_invalid(make, kind, words):
     with pytest.raises(kind, match=re.escape(words)):
