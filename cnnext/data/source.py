@@ -87,6 +87,10 @@ class DataSource(ABC):
         """What an error calls the example at this place."""
         return self.name(int(self._items[place]))
 
+    def is_nonfinite(self, place: int) -> bool:
+        """Whether the example at this place, as it is read, holds NaN or infinity."""
+        return not np.isfinite(np.asarray(self.read(int(self._items[place])), FLOAT32)).all()
+
     def draw_seed(self) -> int | None:
         """A seed for an epoch's augmentation, from the generator of ``cnnext.set_random_seed``; None without one."""
         return int(generator().integers(2**63)) if self.augment or self.mix is not None else None

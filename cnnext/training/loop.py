@@ -562,8 +562,13 @@ def _example_name(data: Data, progress: Progress, i: int) -> str:
     """What an error calls example i of the batch of the step that runs."""
     if isinstance(data, Stream):
         return f"x[{i}] of batch {progress.step + 1}"
-    place = progress.step * progress.batch_size + i
-    return data.name_at(place if progress.order is None else int(progress.order[place]))
+    first = progress.step * progress.batch_size
+    order = np.arange(len(data)) if progress.order is None else progress.order
+    batch = order[first : first + progress.batch_size].tolist()
+    if isinstance(data, DataSource) and data.mix is not None:       # it may have come from another one
+        return next((data.name_at(place) for place in batch if data.is_nonfinite(place)),
+                    f"the mixture with {data.name_at(batch[i])}")
+    return data.name_at(batch[i])
 
 
 def _pair(data: Any) -> tuple[Any, Any]:

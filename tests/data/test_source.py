@@ -331,6 +331,19 @@ def test_numbers_are_mixed_too():
     assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
 
 
+def test_a_value_that_is_not_finite_is_named_where_examples_are_mixed():
+    data = arrays(mix=Mixup(5.0))
+    data._x[17, 1, 2, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"It comes from the data: x\[17\] holds nan"):
+        net().fit(data, batch_size=25, verbose=0)
+
+    def spoil(x, y, random):
+        x[3] = np.inf
+
+    with pytest.raises(FloatingPointError, match=r"It comes from the data: the mixture with x\[3\] holds inf"):
+        net().fit(arrays(mix=spoil), batch_size=25, shuffle=False, verbose=0)
+
+
 def test_mixtures_that_cannot_be():
     def hinge():
         model = cx.Sequential([cx.Flatten(), cx.Dense(1)], input_shape=(6, 5, 3))

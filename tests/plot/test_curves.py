@@ -47,9 +47,25 @@ def test_of_a_mapping_without_validation(tmp_path):
     assert (tmp_path / "h.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("validation", [False, True])
+@pytest.mark.parametrize("classes", [2, 10, 30])
+def test_classes_are_in_one_chart(classes, validation):
+    values = {"loss": [2.0, 1.0], "top_5_accuracy": [0.1, 0.2]}
+    values |= {f"recall_{i}": [i / classes, 0.5] for i in range(classes)} | {"other_1": [0.0, 0.0], "f1": [0.1, 0.2]}
+    if validation:
+        values |= {f"val_{name}": [v + 1 for v in of] for name, of in values.items()}
+    figure = plot.history(values, title="by class")
+    drawn = lines(figure)
+    title = next(name for name in drawn if name.startswith("recall, "))
+    assert [name for name in drawn if name != title] == ["loss", "top 5 accuracy", "other 1", "f1"]
+    assert drawn[title] == [[[1, 2], [i / classes + validation, 0.5 + validation]] for i in range(classes)]
+    assert title.endswith(", validation") == validation and (f"to {classes - 1} (light)" in title) == (classes == 30)
+    assert overflow(figure) <= 0.01
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_any_number_of_charts_and_one_epoch(n):
-    values = {f"metric_{i}": [0.5] for i in range(n)} | {f"val_metric_{i}": [float("nan")] for i in range(n)}
+    values = {f"{i}_metric": [0.5] for i in range(n)} | {f"val_{i}_metric": [float("nan")] for i in range(n)}
     figure = plot.history(values)
     assert len(figure.axes) == n
     assert overflow(figure) <= 0.01

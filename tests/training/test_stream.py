@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -218,6 +221,36 @@ def test_a_value_that_is_not_finite_is_named():
     with pytest.raises(FloatingPointError, match=r"epoch 1, step 3.* It comes from the data: x\[5\] of batch 3 holds nan"):
         net.fit(bad(spoil), verbose=0)
     assert all(np.array_equal(a, b) for a, b in zip(net.get_weights(), reference.get_weights(), strict=True))
+
+
+def test_the_progress_bar_counts_batches(monkeypatch, tmp_path, capsys):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, desc, unit, leave, initial=0):
+            self.total, self.unit, self.seen = total, unit, initial
+            bars.append(self)
+
+        def update(self, n):
+            self.seen += n
+
+        def set_postfix_str(self, text, refresh):
+            pass
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    net = new_net()
+    net.fit(endless(), steps_per_epoch=5)
+    net.fit(once())
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(Again(), callbacks=[Stop(1, 3)], checkpoint=tmp_path, checkpoint_every=2)
+    net.fit(Again(), resume=tmp_path)
+    assert [(bar.total, bar.seen) for bar in bars] == [(5, 5), (None, 7), (None, 3), (None, 7)]
+    assert {bar.unit for bar in bars} == {" batches"}
+    assert "images/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", [3, 32, 40])
