@@ -176,7 +176,23 @@ class Model:
 
     def compile(self, optimizer: Any = "adam", loss: Any = "sparse_categorical_crossentropy",
                 metrics: Sequence[Any] = ()) -> None:
-        """Choose optimizer, loss and metrics, by name or as objects."""
+        """Choose optimizer, loss and metrics.
+
+        Parameters
+        ----------
+        optimizer : str or Optimizer
+        loss : str or Loss
+        metrics : list of str, metric objects or functions ``f(targets, predictions)``
+            ``"accuracy"``, ``"top_3_accuracy"``, ``"error_rate"`` and functions are means over examples; ``"precision"``,
+            ``"recall"``, ``"f1"`` (also with ``_macro``, ``_micro``, ``_weighted``, ``_per_class``), ``"mean_iou"`` and
+            ``"confusion_matrix"`` come from the confusion matrix of a whole pass. Of a model with one column the classes are
+            0 and 1, below and above the loss's threshold.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a name is not known, or a metric means nothing for the model's output.
+        """
         from cnnext.training.loop import Trainer
 
         self._trainer = Trainer(self, optimizer, loss, metrics)
