@@ -27,10 +27,11 @@ _MODULES: dict[str, str] = {
     **dict.fromkeys(("StepDecay", "CosineDecay", "OneCycle", "WarmUp"), "cnnext.training.schedules"),
     **dict.fromkeys(("SparseCategoricalCrossentropy", "CategoricalCrossentropy", "BinaryCrossentropy", "MeanSquaredError",
                      "MeanAbsoluteError", "Huber", "Hinge", "Dice"), "cnnext.training.losses"),
-    **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "confusion_matrix", "precision", "recall",
-                     "f1_score", "mean_iou"), "cnnext.training.metrics"),
-    **dict.fromkeys(("Callback", "CSVLogger", "EarlyStopping", "JSONLinesLogger", "ModelCheckpoint", "ReduceLROnPlateau"),
-                    "cnnext.training.callbacks"),
+    **dict.fromkeys(("TopKAccuracy", "TopKErrorRate", "BinaryAccuracy", "ConfusionMetric", "ConfusionMatrix", "Precision",
+                     "Recall", "F1Score", "MeanIoU"), "cnnext.training.metrics"),
+    **dict.fromkeys(("confusion_matrix", "precision", "recall", "f1_score", "mean_iou"), "cnnext.training.confusion"),
+    **dict.fromkeys(("Callback", "CSVLogger", "EarlyStopping", "JSONLinesLogger", "ModelCheckpoint", "ReduceLROnPlateau",
+                     "TensorBoardLogger"), "cnnext.training.callbacks"),
     **{name: f"cnnext.layers.{module}" for name, module in LAYERS.items()},
 }
 

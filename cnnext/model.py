@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -292,16 +292,26 @@ class Model:
 
     def compile(self, optimizer: Any = "adam", loss: Any = "sparse_categorical_crossentropy",
                 metrics: Sequence[Any] = (), checkpoint_activations: bool = False) -> None:
-        """Choose optimizer, loss and metrics, by name or as objects.
+        """Choose optimizer, loss and metrics.
 
         Parameters
         ----------
-        optimizer, loss : str or object
-        metrics : list of str, Metric or function
+        optimizer : str or Optimizer
+        loss : str or Loss
+        metrics : list of str, metric objects or functions ``f(targets, predictions)``
+            ``"accuracy"``, ``"top_3_accuracy"``, ``"error_rate"`` and functions are means over examples; ``"precision"``,
+            ``"recall"``, ``"f1"`` (also with ``_macro``, ``_micro``, ``_weighted``, ``_per_class``), ``"mean_iou"`` and
+            ``"confusion_matrix"`` come from the confusion matrix of a whole pass. Of a model with one column the classes are
+            0 and 1, below and above the loss's threshold.
         checkpoint_activations : bool
             Save memory: keep few activations for the backward pass, and compute the others again when it needs them
             (Chen et al. 2016). Results have the same bits, a step takes about a third longer;
             ``summary(training=True)`` shows what it saves.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a name is not known, or a metric means nothing for the model's output.
         """
         from cnnext.training.loop import Trainer
 
@@ -313,23 +323,26 @@ class Model:
             raise RuntimeError(f"model {self.name!r}: call compile(optimizer=..., loss=...) first.")
         return self._trainer
 
-    def fit(self, x: np.ndarray | DataSource, y: np.ndarray | None = None, batch_size: int = 32, epochs: int = 1,
-            shuffle: bool = True, validation_data: tuple[np.ndarray, np.ndarray] | DataSource | None = None,
-            verbose: int = 1, validation_split: float = 0.0, callbacks: Sequence[Callback] = (),
+    def fit(self, x: np.ndarray | DataSource | Iterable[Any], y: np.ndarray | None = None, batch_size: int = 32,
+            epochs: int = 1, shuffle: bool = True,
+            validation_data: tuple[np.ndarray, np.ndarray] | DataSource | Iterable[Any] | None = None, verbose: int = 1,
+            validation_split: float = 0.0, callbacks: Sequence[Callback] = (),
             checkpoint: str | os.PathLike[str] | None = None, checkpoint_every: int | None = None,
-            resume: str | os.PathLike[str] | bool = False) -> History:
-        """Train on arrays, or on a data source such as ``cnnext.data.ImageFolder``.
+            resume: str | os.PathLike[str] | bool = False, steps_per_epoch: int | None = None,
+            validation_steps: int | None = None) -> History:
+        """Train on arrays, on a data source such as ``cnnext.data.ImageFolder``, or on the batches of a generator.
 
         Parameters
         ----------
-        x : ndarray, shape (samples, ...), or DataSource
+        x : ndarray, shape (samples, ...), DataSource, or generator of batches (x, y)
+            Objects other than generators that can be iterated are iterated anew in each epoch.
         y : ndarray, shape (samples, ...)
             Class numbers for sparse categorical cross-entropy, values for mean squared error; left out where ``x`` is a
-            data source.
+            data source or a generator.
         batch_size, epochs : int
         shuffle : bool
             A new order in every epoch, from the seed of ``cnnext.set_random_seed``.
-        validation_data : (x, y) or DataSource, optional
+        validation_data : (x, y), DataSource or generator, optional
             Evaluated after every epoch.
         verbose : int
             0 is silent, 1 shows progress with loss, metrics and images per second.
@@ -344,6 +357,8 @@ class Model:
         resume : path or bool
             The folder of a checkpoint from which the training goes on, with the bits of one that was never interrupted;
             True: the folder ``checkpoint``, where one has been saved there. ``epochs`` counts all epochs.
+        steps_per_epoch, validation_steps : int, optional
+            Batches that a generator is asked for in an epoch, and after it; an endless one needs them.
 
         Returns
         -------
@@ -353,16 +368,17 @@ class Model:
         return self._compiled().fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=shuffle,
                                     validation_data=validation_data, verbose=verbose,
                                     validation_split=validation_split, callbacks=callbacks, checkpoint=checkpoint,
-                                    checkpoint_every=checkpoint_every, resume=resume)
+                                    checkpoint_every=checkpoint_every, resume=resume, steps_per_epoch=steps_per_epoch,
+                                    validation_steps=validation_steps)
 
     def train_on_batch(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         """One step of training; loss and metrics of this batch before the update."""
         return self._compiled().train_on_batch(x, y)
 
-    def evaluate(self, x: np.ndarray | DataSource, y: np.ndarray | None = None,
-                 batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
-        """Loss and metrics on arrays, in inference mode."""
-        return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)
+    def evaluate(self, x: np.ndarray | DataSource | Iterable[Any], y: np.ndarray | None = None,
+                 batch_size: int = 32, verbose: int = 0, steps: int | None = None) -> dict[str, float]:
+        """Loss and metrics in inference mode; of a generator's batches all, or ``steps`` of them."""
+        return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose, steps=steps)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
@@ -389,23 +405,67 @@ class Model:
         with trainer.averaged():
             yield
 
-    def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 32) -> Any:
-        """Outputs for a whole array, computed batch by batch.
+    def predict(self, x: np.ndarray | Sequence[np.ndarray] | DataSource | Iterable[Any], batch_size: int = 32,
+                steps: int | None = None) -> Any:
+        """Outputs for all examples, computed batch by batch.
 
-        Numbers of other types are converted to float32.
+        Parameters
+        ----------
+        x : ndarray, or a list of one for each input, or DataSource, or generator
+            Numbers of other types are converted to float32. A data source's examples are not augmented. A generator gives
+            batches x, or tuples (x, y) whose y is passed over.
+        batch_size : int
+            A generator makes its batches itself.
+        steps : int, optional
+            Batches that a generator is asked for; by default all that it has.
+
+        Returns
+        -------
+        ndarray, or a list of one for each output
         """
-        if not isinstance(x, (np.ndarray, list, tuple)):
-            raise TypeError(message("predict", "x", "be an array, or a list of one for each input", x))
-        arrays = [as_float32(a) for a in ([x] if isinstance(x, np.ndarray) else x)]
-        if len(arrays) != len(self.graph.inputs):
-            raise ValueError(message(f"model {self.name!r}", "x", f"be {len(self.graph.inputs)} array(s)", len(arrays)))
+        from cnnext.training.stream import as_steps
+
         batch_size = as_int("predict", "batch_size", batch_size, minimum=1)
-        n = len(arrays[0]) if arrays[0].ndim else 0
-        if any(a.ndim == 0 or len(a) != n for a in arrays):
-            raise ValueError(message("predict", "x", "hold as many samples for each input", [a.shape for a in arrays]))
-        parts = [self._runner.run([a[i : i + batch_size] for a in arrays]) for i in range(0, max(n, 1), batch_size)]
+        steps = as_steps("predict", "steps", steps, x)
+        with closing(self._input_batches(x, batch_size, steps)) as batches:
+            parts = [self._runner.run(batch) for batch in batches]
         outputs = [np.concatenate([part[i] for part in parts]) for i in range(len(self.graph.outputs))]
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _input_batches(self, x: Any, batch_size: int, steps: int | None) -> Generator[list[np.ndarray], None, None]:
+        """The arrays of each run, one for each input."""
+        from cnnext.data.source import DataSource
+        from cnnext.training.stream import Stream, examples_of, is_stream
+
+        if isinstance(x, DataSource):
+            x.check("predict", None, self.graph.inputs)
+            with closing(x.batches(batch_size)) as batches:
+                yield from (examples for examples, _ in batches)
+        elif is_stream(x):
+            def batch_of(where: str, item: Any) -> tuple[list[np.ndarray], np.ndarray]:
+                return self._inputs(where, examples_of(item)), np.empty(0)
+
+            with closing(Stream("predict", "x", x, steps, batch_of).batches()) as batches:
+                yield from (examples for examples, _ in batches)
+        else:
+            arrays = self._inputs("predict", x)
+            for start in range(0, max(len(arrays[0]), 1), batch_size):
+                yield [a[start : start + batch_size] for a in arrays]
+
+    def _inputs(self, where: str, x: Any) -> list[np.ndarray]:
+        """Examples as float32, one array for each input."""
+        if not isinstance(x, (np.ndarray, list, tuple)):
+            raise TypeError(message(where, "x", "be an array, or a list of one for each input", x))
+        arrays = [as_float32(a) for a in ([x] if isinstance(x, np.ndarray) else x)]
+        if len(arrays) != len(self.graph.inputs):
+            raise ValueError(message(where, "x", f"be {len(self.graph.inputs)} array(s)", len(arrays),
+                                     f"model {self.name!r}"))
+        n = len(arrays[0]) if arrays[0].ndim else 0
+        if any(a.ndim == 0 or len(a) != n for a in arrays):
+            raise ValueError(message(where, "x", "hold as many samples for each input", [a.shape for a in arrays]))
+        if not n and self.graph.shares_batch:
+            raise ValueError(message(where, "x", "hold at least one example", arrays[0]))
+        return arrays
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the native model file (``.safetensors``), atomically."""

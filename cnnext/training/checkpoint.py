@@ -7,7 +7,9 @@ A checkpoint is one file in a folder of its own, so that it is replaced as a who
     optimizer/I/J           what the optimizer keeps for it
     order                   the examples' order in the epoch that runs, where they are shuffled
     means/NAME              sums over the steps of that epoch so far
+    counts/NAME             confusion matrices of those steps
     history/NAME            a value for each epoch that is over
+    learning_rates          the rate at its end
     callback/I/KEY          what callback I remembers
 """
 
@@ -31,6 +33,7 @@ from cnnext.stored import Tensor, in_memory
 from cnnext.training.callbacks import Callback
 from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
+from cnnext.training.metrics import ConfusionMetric, Metric
 
 if TYPE_CHECKING:
     from cnnext.training.loop import Trainer
@@ -97,6 +100,7 @@ class Progress:
     Attributes
     ----------
     examples, batch_size : int
+        No examples are known beforehand of what a generator gives.
     shuffle : bool
     epoch, step : int
         The epoch that runs or comes next, from 1, and the steps of it that are done.
@@ -106,6 +110,8 @@ class Progress:
         Of this epoch's augmentation.
     means : Means
         Over the steps that are done.
+    learning_rate : float
+        Of the last of them.
     history : History
         Of the epochs before.
     stopped : bool
@@ -120,12 +126,13 @@ class Progress:
     order: np.ndarray | None = None
     seed: int | None = None
     means: Means = field(default_factory=Means)
+    learning_rate: float = 0.0
     history: History = field(default_factory=History)
     stopped: bool = False
 
     def end_epoch(self, values: dict[str, float]) -> None:
         """Go on to the next epoch."""
-        self.history.append(values)
+        self.history.append(values, self.learning_rate)
         self.epoch, self.step, self.order, self.seed, self.means = self.epoch + 1, 0, None, None, Means()
 
 
@@ -175,7 +182,7 @@ class Checkpoint:
             "random": json.dumps(state.random),
             "examples": progress.examples, "batch_size": progress.batch_size, "shuffle": progress.shuffle,
             "epoch": progress.epoch, "step": progress.step, "seed": progress.seed, "weight": progress.means.weight,
-            "stopped": progress.stopped,
+            "latest_rate": progress.learning_rate, "stopped": progress.stopped,
             "callbacks": [type(c).__name__ for c, _ in kept],
         }
         try:
@@ -242,10 +249,24 @@ class Checkpoint:
             if i >= len(shapes) or any(s.shape != shapes[i] for s in slots):
                 raise ModelFileError(f"{self.where}: is damaged: optimizer/{i} has another shape than its parameter.")
         if found.step:
+            self._check_metrics(trainer, found.means)
             for name in ("examples", "batch_size", "shuffle"):
                 rule = f"be as in the epoch that is to go on, {getattr(found, name)}"
                 if getattr(now, name) != getattr(found, name):
                     raise ValueError(message("fit", name, rule, getattr(now, name), self.where))
+
+    def _check_metrics(self, trainer: Trainer, found: Means) -> None:
+        """In the middle of an epoch the metrics have to be those that it began with."""
+        wanted = {"loss", *(m.name for m in trainer.metrics if isinstance(m, Metric))}
+        counted = {m.counted for m in trainer.metrics if isinstance(m, ConfusionMetric)}
+        kept = {*found.sums, *found.counts}
+        if kept != wanted | counted:
+            raise ValueError(message("fit", "metrics", f"be as in the epoch that is to go on, {sorted(kept)}",
+                                     sorted(wanted | counted), self.where))
+        classes = max(int(trainer.model.graph.outputs[0].shape[-1] or 0), 2)
+        for name, matrix in found.counts.items():
+            if matrix.shape != (classes, classes) or matrix.dtype != INT64:
+                raise ModelFileError(f"{self.where}: is damaged: counts/{name} is no matrix of {classes} classes.")
 
     def _restore_callbacks(self, callbacks: Sequence[Callback], names: list[str], kept: list[dict[str, np.ndarray]]) -> None:
         stateful = [c for c, _ in _kept(callbacks)]
@@ -270,7 +291,9 @@ def _tensors(state: TrainingState, progress: Progress, kept: Sequence[Mapping[st
     if progress.order is not None:
         tensors["order"] = progress.order
     tensors |= {f"means/{name}": np.array([total]) for name, total in progress.means.sums.items()}
+    tensors |= {f"counts/{name}": array for name, array in progress.means.counts.items()}
     tensors |= {f"history/{name}": np.array(values) for name, values in progress.history.history.items()}
+    tensors["learning_rates"] = np.array(progress.history.learning_rates)
     return tensors | {f"callback/{i}/{key}": a for i, values in enumerate(kept) for key, a in values.items()}
 
 
@@ -294,16 +317,18 @@ def _state(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Tra
 def _progress(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Progress:
     epoch, step, weight, examples, batch_size = (
         as_int("checkpoint", key, document[key], minimum=minimum)
-        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 1), ("batch_size", 1)))
+        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 0), ("batch_size", 1)))
     order = arrays.get("order")
     if order is not None and (order.dtype != INT64 or not np.array_equal(np.sort(order), np.arange(examples))):
         raise ValueError("`order` is no order of the examples")
-    means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight)
-    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)))
-    if any(len(values) != epoch - 1 for values in history.history.values()):
+    means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight, _under(arrays, "counts/"))
+    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)),
+                      arrays["learning_rates"].tolist())
+    if any(len(values) != epoch - 1 for values in (history.learning_rates, *history.history.values())):
         raise ValueError(f"`history` has not {epoch - 1} values")
     seed = document["seed"]
     if seed is not None:
         seed = as_int("checkpoint", "seed", seed, minimum=0, maximum=2**63 - 1)
-    return Progress(examples, batch_size, document["shuffle"] is True, epoch, step, order, seed, means, history,
+    rate = as_number("checkpoint", "latest_rate", document["latest_rate"], minimum=0)
+    return Progress(examples, batch_size, document["shuffle"] is True, epoch, step, order, seed, means, rate, history,
                     document["stopped"] is True)

@@ -110,6 +110,7 @@ class Optimizer(ABC):
     n_numbers: ClassVar[int] = 1                # that change from step to step, for each group
     state_names: tuple[str, ...] = ()           # what is kept for each parameter
     state_start: float = 0.0                    # and its value before the first step
+    latest_rate: float = 0.0                    # the learning rate that was asked for last: of the step that is over
 
     def __init__(self, learning_rate: float | Schedule, weight_decay: float, clipnorm: float | None = None,
                  global_clipnorm: float | None = None, clipvalue: float | None = None,
@@ -147,7 +148,8 @@ class Optimizer(ABC):
     @property
     def learning_rate(self) -> float:
         """Size of the next step."""
-        return rate_at(type(self).__name__, self._learning_rate, self.steps)
+        self.latest_rate = rate_at(type(self).__name__, self._learning_rate, self.steps)
+        return self.latest_rate
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:

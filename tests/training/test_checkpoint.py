@@ -40,7 +40,7 @@ def new_net(optimizer="adam", units=4):
     cx.set_random_seed(9)
     net = cx.Sequential([cx.Conv2D(5, 3, activation="relu"), cx.Dropout(0.3), cx.Flatten(), cx.Dense(units)],
                         input_shape=(6, 6, 2), num_threads=2)
-    net.compile(OPTIMIZERS[optimizer](), metrics=["accuracy"])
+    net.compile(OPTIMIZERS[optimizer](), metrics=["accuracy", "f1", "recall_per_class"])
     return net
 
 
@@ -90,7 +90,8 @@ def test_augmentation_and_a_schedule_go_on_where_they_were(tmp_path, epoch, batc
     def start():
         net = new_net()
         net.compile(cx.SGD(cx.CosineDecay(0.05, 28), momentum=0.9))
-        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2)
+        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2,
+                                   mix=cx.data.Mixup(0.4))
 
     whole, source = start()
     whole.fit(source, **SETTINGS)
@@ -120,7 +121,7 @@ def test_a_resumed_training_has_the_same_bits(tmp_path, optimizer, epoch, batch,
     second.set_weights([np.zeros(p.shape) for p in second.parameters])
     cx.set_random_seed(12345)
     history = second.fit(x, y, callbacks=plateau(), resume=tmp_path, **SETTINGS, **validation)
-    assert (history.history, history.epochs) == (expected.history, expected.epochs)
+    assert history == expected and len(history.learning_rates) == len(history.epochs)
     check_same(everything(second), end)
 
 
@@ -297,7 +298,7 @@ def check_refused(net, folder, error, text, **change):
 @pytest.mark.parametrize(("key", "value"), [
     ("epoch", 0), ("epoch", 7), ("step", -1), ("steps", 1.5), ("learning_rate", 0), ("random", "{}"), ("random", "no JSON"),
     ("random", json.dumps({"bit_generator": "PCG64", "state": {"state": 1}})), ("callbacks", None), ("examples", "many"),
-    ("examples", 99), ("weight", None),
+    ("examples", 99), ("weight", None), ("latest_rate", -1.0),
 ])
 def test_a_document_with_errors_changes_nothing(tmp_path, key, value):
     x, y = data()
@@ -314,7 +315,8 @@ def test_a_document_with_errors_changes_nothing(tmp_path, key, value):
 @pytest.mark.parametrize(("name", "array"), [
     ("order", np.zeros(100, np.int64)), ("order", np.arange(100.0)), ("parameter/x", np.zeros(3, np.float32)),
     ("history/loss", np.zeros(5)), ("optimizer/a/b", np.zeros(3)), ("optimizer/0/0", np.zeros(3, np.float32)),
-    ("means/loss", np.zeros(0)), ("optimizer/77/0", np.zeros(3, np.float32)),
+    ("means/loss", np.zeros(0)), ("counts/confusion", np.zeros((3, 3), np.int64)), ("counts/confusion", np.zeros((4, 4))),
+    ("learning_rates", np.zeros(0)), ("optimizer/77/0", np.zeros(3, np.float32)),
 ])
 def test_arrays_with_errors_change_nothing(tmp_path, name, array):
     x, y = data()
@@ -340,6 +342,9 @@ def test_what_belongs_to_another_training(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         new_net().fit(x, y, callbacks=[Stop(2, 4)], checkpoint=tmp_path, checkpoint_every=2, **SETTINGS)
     check_refused(new_net(units=5), tmp_path, ValueError, "`parameters` must have the shapes of model")
+    other = new_net()
+    other.compile(OPTIMIZERS["adam"](), metrics=["accuracy"])
+    check_refused(other, tmp_path, ValueError, "`metrics` must be as in the epoch that is to go on, ['accuracy', 'con")
     check_refused(new_net("sgd"), tmp_path, ValueError, "`optimizer` must be SGD")
     for change in ({"batch_size": 20}, {"shuffle": False}):
         name, = change
