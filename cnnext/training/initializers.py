@@ -5,7 +5,9 @@ Glorot & Bengio 2010 (uniform and normal, by fan-in and fan-out), He et al. 2015
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,8 @@ from cnnext.errors import message, unknown
 if TYPE_CHECKING:
     from cnnext.layers.layer import ParameterSpec
 
-_generator = np.random.default_rng(0)
+_shared = np.random.default_rng(0)
+_own: ContextVar[np.random.Generator | None] = ContextVar("cnnext_generator", default=None)
 
 
 def set_random_seed(seed: int) -> None:
@@ -26,27 +29,40 @@ def set_random_seed(seed: int) -> None:
     seed : int
         Not negative.
     """
-    global _generator
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(message("set_random_seed", "seed", "be a whole number of at least 0", seed))
-    _generator = np.random.default_rng(int(seed))
+    generator().bit_generator.state = np.random.default_rng(int(seed)).bit_generator.state
 
 
 def generator() -> np.random.Generator:
     """The generator that everything random in cnnext draws from."""
-    return _generator
+    own = _own.get()
+    return _shared if own is None else own
+
+
+@contextmanager
+def drawing_from(own: np.random.Generator) -> Iterator[None]:
+    """In this block, and in this thread, everything random in cnnext draws from ``own``, made by ``np.random.default_rng``.
+
+    The generator that all others share is neither used nor changed, nor does ``set_random_seed`` in the block reach it.
+    """
+    token = _own.set(own)
+    try:
+        yield
+    finally:
+        _own.reset(token)
 
 
 def _uniform(variance: Callable[[ParameterSpec], float]) -> Callable[[ParameterSpec], np.ndarray]:
     def draw(spec: ParameterSpec) -> np.ndarray:
         limit = (3.0 * variance(spec)) ** 0.5
-        return _generator.uniform(-limit, limit, spec.shape)
+        return generator().uniform(-limit, limit, spec.shape)
 
     return draw
 
 
 def _normal(variance: Callable[[ParameterSpec], float]) -> Callable[[ParameterSpec], np.ndarray]:
-    return lambda spec: _generator.normal(0.0, variance(spec) ** 0.5, spec.shape)
+    return lambda spec: generator().normal(0.0, variance(spec) ** 0.5, spec.shape)
 
 
 def _glorot(spec: ParameterSpec) -> float:
