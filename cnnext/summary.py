@@ -123,7 +123,7 @@ def _table(rows: list[list[str]], right: tuple[int, ...]) -> list[str]:
 
 def unread_note(node: Node) -> str:
     """The rows and columns of a node's source that its window never reads, as text: "1 row, 1 column unread"."""
-    source, result = (_image_size(v.shape, node.layer) for v in (node.inputs[0], node.outputs[0]))
+    source, result = (image_size(v.shape, node.layer) for v in (node.inputs[0], node.outputs[0]))
     window = _resolved_window(node.layer, source)
     if window is None or window.strides == window.dilation == (1, 1):
         return ""
@@ -139,7 +139,7 @@ def unread_note(node: Node) -> str:
     return f"{', '.join(parts)} unread" if parts else ""
 
 
-def _image_size(shape: Shape, layer: Layer) -> tuple[int | None, int | None]:
+def image_size(shape: Shape, layer: Layer) -> tuple[int | None, int | None]:
     """Rows and columns; a sequence is an image of one row, what has no pixels one of 1 x 1."""
     if layer.data_format == "channels_first" and len(shape) > 2:
         shape = to_channels_last(shape)
@@ -274,7 +274,7 @@ def _node_fields(node: Node, sources: list[list[_Field]]) -> list[_Field]:
         joined = [a.union(b) for a, b in zip(joined, other, strict=True)]
     if _sees_everything(node):
         return [_Field(Fraction(0), Fraction(0), Fraction(0), whole=True)] * 2
-    window = _resolved_window(node.layer, _image_size(node.inputs[0].shape, node.layer))
+    window = _resolved_window(node.layer, image_size(node.inputs[0].shape, node.layer))
     if window is None:
         return joined
     return [
@@ -295,4 +295,4 @@ def _input_size(graph: Graph) -> tuple[int | None, int | None]:
     """Rows and columns of the first input, by the data format of the layer that reads it."""
     value = graph.inputs[0]
     readers = [node.layer for node in graph.nodes if value in node.inputs]
-    return _image_size(value.shape, readers[0]) if readers else (None, None)
+    return image_size(value.shape, readers[0]) if readers else (None, None)

@@ -8,6 +8,7 @@ A checkpoint is one file in a folder of its own, so that it is replaced as a who
     order                   the examples' order in the epoch that runs, where they are shuffled
     means/NAME              sums over the steps of that epoch so far
     history/NAME            a value for each epoch that is over
+    learning_rates          the rate at its end
     callback/I/KEY          what callback I remembers
 """
 
@@ -122,9 +123,9 @@ class Progress:
     history: History = field(default_factory=History)
     stopped: bool = False
 
-    def end_epoch(self, values: dict[str, float]) -> None:
+    def end_epoch(self, values: dict[str, float], learning_rate: float) -> None:
         """Go on to the next epoch."""
-        self.history.append(values)
+        self.history.append(values, learning_rate)
         self.epoch, self.step, self.order, self.seed, self.means = self.epoch + 1, 0, None, None, Means()
 
 
@@ -265,6 +266,7 @@ def _tensors(state: TrainingState, progress: Progress, kept: Sequence[Mapping[st
         tensors["order"] = progress.order
     tensors |= {f"means/{name}": np.array([total]) for name, total in progress.means.sums.items()}
     tensors |= {f"history/{name}": np.array(values) for name, values in progress.history.history.items()}
+    tensors["learning_rates"] = np.array(progress.history.learning_rates)
     return tensors | {f"callback/{i}/{key}": a for i, values in enumerate(kept) for key, a in values.items()}
 
 
@@ -292,8 +294,9 @@ def _progress(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> 
     if order is not None and (order.dtype != INT64 or not np.array_equal(np.sort(order), np.arange(examples))):
         raise ValueError("`order` is no order of the examples")
     means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight)
-    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)))
-    if any(len(values) != epoch - 1 for values in history.history.values()):
+    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)),
+                      arrays["learning_rates"].tolist())
+    if any(len(values) != epoch - 1 for values in (history.learning_rates, *history.history.values())):
         raise ValueError(f"`history` has not {epoch - 1} values")
     seed = document["seed"]
     if seed is not None:

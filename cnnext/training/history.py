@@ -16,14 +16,18 @@ class History:
         ``val_...``, on the validation data after the epoch.
     epochs : list of int
         Numbers of the epochs, from 1.
+    learning_rates : list of float
+        The rate at the end of each epoch.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     epochs: list[int] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
 
-    def append(self, values: dict[str, float]) -> None:
+    def append(self, values: dict[str, float], learning_rate: float) -> None:
         """Add an epoch."""
         self.epochs.append(len(self.epochs) + 1)
+        self.learning_rates.append(learning_rate)
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
 
