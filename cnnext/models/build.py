@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnnext import models
@@ -31,8 +32,8 @@ def build(model: str | Builder, outputs: int, input_shape: Sequence[int], **opti
     Raises
     ------
     ValueError
-        If the name is not known, the pattern is wrong, or the network does not have one input of this shape and one output
-        of shape (N, outputs).
+        If the name or an option is not known, the pattern is wrong, or the network does not have one input of this shape and
+        one output of shape (N, outputs).
     TypeError
         If ``model`` is neither text nor a function, or what a function returns is no Model.
     """
@@ -44,7 +45,9 @@ def build(model: str | Builder, outputs: int, input_shape: Sequence[int], **opti
     elif is_pattern(model):
         net = from_pattern(model, input_shape=shape, classes=outputs, **options)
     elif model in models.__all__:
-        net = getattr(models, model)(outputs, shape, **options)
+        network = getattr(models, model)
+        _check_options(model, network, options)
+        net = network(outputs, shape, **options)
     else:
         raise ValueError("build: " + unknown("network", model, models.__all__) + " A pattern begins with INPUT.")
     _check(net, outputs, shape)
@@ -69,6 +72,13 @@ def ends_in_softmax(net: Model) -> bool:
     """Whether the outputs are probabilities of classes."""
     node = net.graph.outputs[0].node
     return node is not None and isinstance(node.layer, Softmax) and node.layer.axis in (-1, len(node.output.shape) - 1)
+
+
+def _check_options(name: str, network: Callable[..., Model], options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(network).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise ValueError("build: " + unknown(f"option of {name}", option, known))
 
 
 def _check(net: Any, outputs: int, shape: tuple[int, ...]) -> None:
