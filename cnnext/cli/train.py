@@ -85,11 +85,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_checkpoint(folder: Path, resume: bool) -> None:
     """A training that somebody may want to go on with is not overwritten."""
-    from cnnext.training.checkpoint import Checkpoint
-
-    if not resume and Checkpoint(folder).exists():
+    if not resume and _is_kept(folder):
         raise ValueError(message("train", "--resume", "be given to go on with the training that is kept in this folder; "
                                  "else name another --out or --checkpoint, or remove it", resume, f"folder {str(folder)!r}"))
+
+
+def _is_kept(folder: Path) -> bool:
+    from cnnext.training.checkpoint import Checkpoint
+
+    return Checkpoint(folder).exists()
 
 
 def _network(arguments: argparse.Namespace, data: TrainingData) -> Model:
@@ -135,7 +139,8 @@ def _fit(net: Model, data: TrainingData, arguments: argparse.Namespace, folder: 
                        validation_data=data.validation, checkpoint=checkpoint,
                        checkpoint_every=arguments.checkpoint_every, resume=arguments.resume)
     except KeyboardInterrupt:
-        print(f"\nThe training is kept in {checkpoint}: the same command with --resume goes on.")
+        if _is_kept(checkpoint):
+            print(f"\nThe training is kept in {checkpoint}: the same command with --resume goes on.")
         raise
 
 
