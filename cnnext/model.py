@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.errors import message
+from cnnext.errors import message, unknown
 from cnnext.graph.graph import Graph, Parameter, Value, ancestors
 from cnnext.graph.plan import Plan
 from cnnext.graph.runner import Runner
@@ -87,6 +88,110 @@ class Model:
     def parameters(self) -> list[Parameter]:
         """All parameters in the order of the layers, each once."""
         return self.graph.parameters()
+
+    @property
+    def trainable_parameters(self) -> list[Parameter]:
+        """The parameters that training updates: not those of frozen layers, nor statistics that layers keep."""
+        frozen = self.graph.frozen_parameters()
+        return [p for p in self.parameters if p.trainable and p not in frozen]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any layer is trainable; setting it sets ``trainable`` of all layers."""
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.trainable = value
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The values that ``cnnext.Input`` made."""
+        return list(self.graph.inputs)
+
+    @property
+    def outputs(self) -> list[Value]:
+        """The values that are the results: what another model's layers can be applied to."""
+        return list(self.graph.outputs)
+
+    def get_layer(self, name: str) -> Layer:
+        """The layer of this name (``summary`` shows them).
+
+        Raises
+        ------
+        ValueError
+            If there is none; the error lists the names that are like it.
+        """
+        named = {layer.name: layer for layer in self.layers}
+        if name not in named:
+            raise ValueError(f"model {self.name!r}: " + unknown("layer", name, named))
+        return named[name]
+
+    def get_output(self, name: str) -> Value:
+        """The value that a layer of one output makes: the features that a head of new layers can be applied to.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or it has several outputs, or is applied several times.
+        """
+        layer = self.get_layer(name)
+        made = [value for node in self.graph.nodes if node.layer is layer for value in node.outputs]
+        if len(made) != 1:
+            raise ValueError(message(f"model {self.name!r}", "name", "be that of a layer with one output, applied once",
+                                     name))
+        return made[0]
+
+    def replace_head(self, head: Layer | Sequence[Layer], after: str | None = None) -> Model:
+        """A model with new layers in place of this one's last ones, for another task: fine-tuning.
+
+        Parameters
+        ----------
+        head : Layer or list of Layer
+            One is applied to the other's result.
+        after : str, optional
+            Name of the last layer that stays; by default the one before the classifier, the last layer that has a matrix of
+            weights, or the windows of a convolution.
+
+        Returns
+        -------
+        Model
+            It has the layers that stay in common with this model, and so their parameters. Freeze them with
+            ``net.trainable = False`` before the head is replaced.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or the head does not fit its result.
+
+        Examples
+        --------
+        >>> net = cx.load("resnet.onnx")
+        >>> net.trainable = False
+        >>> net = net.replace_head(cx.Dense(5))
+        """
+        value = self.get_output(after) if after is not None else self._features()
+        taken = {node.layer.name for node in ancestors([value])}
+        for layer in [head] if isinstance(head, Layer) else head:
+            layer.take_name_beside(taken)
+            taken.add(layer.name)
+            value = layer(value)
+        net = Model(self.graph.inputs, value, self.name, exact=self.exact, tune=self.tune)
+        net.num_threads = self.num_threads
+        net.graph.shares_batch = self.graph.shares_batch
+        net.metadata = dict(self.metadata)
+        return net
+
+    def _features(self) -> Value:
+        """What the classifier reads."""
+        # ONNX nodes that add a bias have weights too, but no matrix
+        ends = [node for node in self.graph.nodes if any(len(p.shape) > 1 for p in node.layer.weights.values())]
+        if len(self.graph.outputs) != 1 or not ends or len(ends[-1].inputs) != 1:
+            rule = "be given: the model does not end in one classifier, a layer with a matrix of weights and one source"
+            raise ValueError(message(f"model {self.name!r}", "after", rule, None))
+        last = ends[-1]
+        return last.inputs[0]
 
     @property
     def num_threads(self) -> int:
@@ -236,6 +341,31 @@ class Model:
                  batch_size: int = 32, verbose: int = 0) -> dict[str, float]:
         """Loss and metrics on arrays, in inference mode."""
         return self._compiled().evaluate(x, y, batch_size=batch_size, verbose=verbose)
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """While the block lasts, the weights are their averages (of an optimizer with ``use_ema=True``).
+
+        After it they are as before; what the block assigned to them is gone.
+
+        Raises
+        ------
+        RuntimeError
+            If there are no averages: without ``use_ema``, or before the first step.
+
+        Examples
+        --------
+        >>> net.compile(cx.AdamW(1e-3, use_ema=True))
+        >>> net.train_on_batch(x, y)
+        >>> with net.ema_weights():
+        ...     net.save("averaged.safetensors")
+        """
+        trainer = self._compiled()
+        if not trainer.averages():
+            raise RuntimeError(f"model {self.name!r}: there are no averages of weights: train with an optimizer that has "
+                               "use_ema=True first.")
+        with trainer.averaged():
+            yield
 
     def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 32) -> Any:
         """Outputs for a whole array, computed batch by batch.

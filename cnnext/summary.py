@@ -25,7 +25,7 @@ def summary(model: Model) -> str:
 
     Output shapes have None for the batch. Parameters of a layer that is used twice are counted once. MACs are
     multiply-accumulate operations per sample, ``?`` where an extent is open. The notes name what a strided window never
-    reads. Where the network is no chain, one more column says what each layer reads.
+    reads, and the layers that are frozen. Where the network is no chain, one more column says what each layer reads.
     """
     graph = model.graph
     macs = _macs(graph)
@@ -37,19 +37,20 @@ def summary(model: Model) -> str:
                  f"{_count(node.layer.weights.values()):,}" if node.layer not in counted else "shared",
                  "?" if count is None else f"{count:,}"]
         reads = [] if chain else [", ".join(v.name for v in node.inputs)]
-        rows.append([*cells, *reads, unread_note(node)])
+        notes = [unread_note(node), "" if node.layer.trainable else "frozen"]
+        rows.append([*cells, *reads, "; ".join(n for n in notes if n)])
         counted.add(node.layer)
     inputs = ", ".join(f"{v.name} {v.shape}" for v in graph.inputs)
     return "\n".join([f"{model.name}: {inputs} -> {', '.join(str(v.shape) for v in graph.outputs)}",
-                      *_table(rows, right=(2, 3)), _totals(model.parameters, macs)])
+                      *_table(rows, right=(2, 3)), _totals(model.parameters, model.trainable_parameters, macs)])
 
 
 def _type(layer: Layer) -> str:
     return f"missing {layer.type_name}" if isinstance(layer, MissingLayer) else layer.kind
 
 
-def _totals(parameters: Sequence[Parameter], macs: Sequence[int | None]) -> str:
-    trainable = _count([p for p in parameters if p.trainable])
+def _totals(parameters: Sequence[Parameter], trained: Sequence[Parameter], macs: Sequence[int | None]) -> str:
+    trainable = _count(trained)
     known = sum(count or 0 for count in macs)
     total = f"{known:,}" if None not in macs else f"at least {known:,}" if known else "?"
     return f"total: {_count(parameters):,} parameters ({trainable:,} trainable), {total} MACs per sample"

@@ -36,7 +36,7 @@ def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     programs = [code for language, code in FENCED.findall(text("README.md")) if language == "python"]
-    assert len(programs) == 6
+    assert len(programs) == 9
     for program in programs:
         exec(program, names)
     printed = capsys.readouterr().out

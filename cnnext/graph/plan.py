@@ -272,7 +272,7 @@ class PlanBuilder:
     def is_fixed(self, view: View) -> bool:
         """Whether a view holds parameters or constants, or what follows from them alone: the same in each run."""
         storage = view.storage
-        changes = self.training and storage.parameter is not None
+        changes = self.training and storage.parameter is not None and storage.parameter not in self._graph.frozen
         return storage.kind == "prologue" or storage.kind == "fixed" and not changes
 
     def lower_graph(self, chooser: Chooser | None = None) -> None:
@@ -361,7 +361,7 @@ class Plan:
         check_memory("plan", self.arena_bytes + self.prologue_bytes + self.scratch_bytes + self.temporary_bytes + made)
         work = sum(s.macs + s.moved_bytes // 4 for s in self.steps)
         self.parallel = work >= PARALLEL_THRESHOLD and any(s.tiles > 1 for s in self.steps)
-        self._parameters: list[Parameter] = [] if graph.training else graph.parameters()
+        self._parameters: list[Parameter] = [p for p in graph.parameters() if not graph.training or p in graph.frozen]
         self._versions: list[int] | None = None
         self._changes = -1
         self._lock = new_lock(self)

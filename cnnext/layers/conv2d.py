@@ -10,13 +10,14 @@ from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution, lower_gated
-from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import onnx_window
-from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.attributes import Pair, activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class Convolution(Layer):
@@ -36,17 +37,17 @@ class Convolution(Layer):
     flip_kernel: bool = boolean(False)
     strict: bool = boolean(False)
     data_format: str = data_format()
+    kernel_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    kernel_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         channels = self.channels(shapes[0])
         kernel = self.window_size()[2 - self.rank :]
         taps = prod(kernel)
         fan_in, fan_out = taps * channels // self.groups, taps * self.filters // self.groups
-        specs = {"weights": ParameterSpec((*kernel, channels // self.groups, self.filters), "glorot_uniform", fan_in,
-                                          fan_out)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((self.filters,), "zeros")
-        return specs
+        return weights_and_bias(self, (*kernel, channels // self.groups, self.filters), fan_in, fan_out, (self.filters,))
 
     def channels(self, shape: Shape) -> int:
         """Channels of the source, checked against rank and groups."""
@@ -150,6 +151,11 @@ class Conv2D(Convolution):
     strict : bool
         Refuse a source of which the strided window would leave rows or columns unread.
     data_format : "channels_last" or "channels_first"
+    kernel_initializer, bias_initializer : str, Initializer, array or function of a shape
+        How weights and bias begin: "he_normal", ``cx.Orthogonal()``, ... (``cnnext.training.initializers``). Files keep what
+        was made of it.
+    kernel_regularizer, bias_regularizer : str or L1L2, optional
+        A penalty that training adds to the loss: "l2", ``cx.L2(1e-4)``.
 
     Weights
     -------

@@ -52,7 +52,8 @@ class TrainingState:
         Of the model, in its order.
     slots : dict of int to list of ndarray
         What the optimizer keeps for each parameter that it has updated, by the parameter's index.
-    steps : int
+    steps, accumulated : int
+        Updates, and batches whose gradients wait for the next one.
     learning_rate : float, or None
         None where a schedule gives it: that follows from the steps.
     random : dict
@@ -62,6 +63,7 @@ class TrainingState:
     parameters: list[np.ndarray]
     slots: dict[int, list[np.ndarray]]
     steps: int
+    accumulated: int
     learning_rate: float | None
     random: dict[str, Any]
 
@@ -72,7 +74,7 @@ class TrainingState:
         slots = {i: [s.data.copy() for s in optimizer.states(p)]
                  for i, p in enumerate(parameters) if p in optimizer._states}
         rate = optimizer.learning_rate if optimizer.schedule is None else None
-        return cls([p.peek().copy() for p in parameters], slots, optimizer.steps, rate,
+        return cls([p.peek().copy() for p in parameters], slots, optimizer.steps, optimizer.accumulated, rate,
                    dict(generator().bit_generator.state))
 
     def restore(self, trainer: Trainer) -> None:
@@ -81,10 +83,9 @@ class TrainingState:
         for i, (p, array) in enumerate(zip(trainer.model.parameters, self.parameters, strict=True)):
             p.assign(array)
             if i in self.slots or p in optimizer._states:
-                states = optimizer.states(p)
-                for state, kept in zip(states, self.slots.get(i, [np.zeros_like(s.data) for s in states]), strict=True):
+                for state, kept in zip(optimizer.states(p), self.slots.get(i) or optimizer.first_states(p), strict=True):
                     state.assign(kept)
-        optimizer.steps = self.steps
+        optimizer.steps, optimizer.accumulated = self.steps, self.accumulated
         if self.learning_rate is not None and optimizer.schedule is None:
             optimizer.learning_rate = self.learning_rate
         generator().bit_generator.state = self.random
@@ -171,7 +172,8 @@ class Checkpoint:
         kept = _kept(callbacks)
         document = {
             "checkpoint": FORMAT, "optimizer": type(trainer.optimizer).__name__,
-            "steps": state.steps, "learning_rate": state.learning_rate, "random": json.dumps(state.random),
+            "steps": state.steps, "accumulated": state.accumulated, "learning_rate": state.learning_rate,
+            "random": json.dumps(state.random),
             "examples": progress.examples, "batch_size": progress.batch_size, "shuffle": progress.shuffle,
             "epoch": progress.epoch, "step": progress.step, "seed": progress.seed, "weight": progress.means.weight,
             "stopped": progress.stopped,
@@ -229,10 +231,14 @@ class Checkpoint:
         if [a.shape for a in state.parameters] != shapes:
             raise ValueError(message(self.where, "parameters", f"have the shapes of model {trainer.model.name!r}, {shapes}",
                                      [a.shape for a in state.parameters]))
-        optimizer, n = type(trainer.optimizer).__name__, len(trainer.optimizer.state_names)
+        optimizer, n = type(trainer.optimizer).__name__, len(trainer.optimizer.slot_names)
         if document["optimizer"] != optimizer or any(len(slots) != n for slots in state.slots.values()):
             raise ValueError(message(self.where, "optimizer", f"be {optimizer} with {n} array(s) for each parameter",
                                      document["optimizer"]))
+        if state.accumulated >= trainer.optimizer.gradient_accumulation_steps:
+            rule = f"be more than {state.accumulated}, the batches that wait for an update"
+            raise ValueError(message(optimizer, "gradient_accumulation_steps", rule,
+                                     trainer.optimizer.gradient_accumulation_steps, self.where))
         for i, slots in state.slots.items():
             if i >= len(shapes) or any(s.shape != shapes[i] for s in slots):
                 raise ModelFileError(f"{self.where}: is damaged: optimizer/{i} has another shape than its parameter.")
@@ -289,6 +295,7 @@ def _state(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Tra
     np.random.PCG64().state = random        # refuses what is no state
     return TrainingState([parameters[str(i)] for i in range(len(parameters))], slots,
                          as_int("checkpoint", "steps", document["steps"], minimum=0),
+                         as_int("checkpoint", "accumulated", document.get("accumulated", 0), minimum=0),
                          None if rate is None else as_number("checkpoint", "learning_rate", rate, above=0), random)
 
 

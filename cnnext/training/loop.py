@@ -34,6 +34,7 @@ from cnnext.training.losses import Loss, get_loss
 from cnnext.training.metrics import Metric, MetricFunction, get_metrics
 from cnnext.training.nonfinite import bad_parameter, first_nonfinite
 from cnnext.training.optimizers import Optimizer, get_optimizer
+from cnnext.training.regularizers import with_penalties
 
 if TYPE_CHECKING:
     from cnnext.model import Model
@@ -52,7 +53,7 @@ class StepPlan:
         What the plan takes after the model's inputs: "target", "hyper", "seed".
     target_shape : tuple of int
     parameters : list of Parameter
-        What a run may change: what the optimizer updates, and statistics that layers keep.
+        What a run may change: what the optimizer updates, and statistics that layers keep; nothing of frozen layers.
     """
 
     plan: Plan
@@ -87,6 +88,7 @@ class Trainer:
         self.optimizer = get_optimizer(optimizer)
         self.loss = get_loss(loss)
         self.metrics = get_metrics(metrics)
+        self.optimizer.check_groups(model.parameters)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -151,6 +153,7 @@ class Trainer:
         with keeper.running(progress, resume) as progress:
             while progress.epoch <= epochs and not self.model.stop_training:
                 self._fit_epoch(data, validation, progress, f"epoch {progress.epoch}/{epochs}", verbose, keeper)
+            self._take_averages()
         return progress.history
 
     def _split(self, x: Any, y: Any, validation_data: Any,
@@ -176,13 +179,34 @@ class Trainer:
         values = self._train_epoch(data, progress, title, verbose, keeper)
         seconds = time.perf_counter() - start
         rate = f"{(len(data) - first) / max(seconds, 1e-9):,.0f} images/s"
-        if validation is not None:
-            values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
-        if verbose:
-            print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
-        epoch = progress.epoch
-        progress.end_epoch(values, self.optimizer.learning_rate)
-        keeper.epoch_ended(epoch, values, progress)
+        with self.averaged():
+            if validation is not None:
+                values |= {f"val_{key}": v for key, v in self._evaluate(validation, progress.batch_size).items()}
+            if verbose:
+                print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
+            epoch = progress.epoch
+            progress.end_epoch(values, self.optimizer.learning_rate)
+            keeper.epoch_ended(epoch, values)
+        keeper.between_epochs(progress)
+
+    def averages(self) -> dict[Parameter, Parameter]:
+        """What the optimizer keeps as averages of the weights that it updates."""
+        return self.optimizer.averages(self.model.trainable_parameters)
+
+    def _take_averages(self) -> None:
+        for p, average in self.averages().items():
+            p.assign(average.data)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the averages that the optimizer keeps, if it does, are the weights."""
+        weights = {p: p.data.copy() for p in self.averages()}
+        self._take_averages()
+        try:
+            yield
+        finally:
+            for p, array in weights.items():
+                p.assign(array)
 
     def _train_epoch(self, data: Dataset | DataSource, progress: Progress, title: str, verbose: int,
                      keeper: _Keeper) -> dict[str, float]:
@@ -264,7 +288,7 @@ class Trainer:
         finally:
             # Also after Ctrl-C, which Python raises when the run is over: the weights have changed, and packed copies
             # of them are stale.
-            self.optimizer.steps += 1
+            self.optimizer.count()
             for parameter in built.parameters:
                 parameter.changed()
         return loss, predictions
@@ -312,8 +336,7 @@ class Trainer:
         return float(loss[0]), predictions
 
     def _plan(self, shapes: Sequence[Shape], training: bool) -> StepPlan:
-        trainable = tuple(p.trainable for p in self.model.graph.parameters()) if training else ()
-        key = (tuple(shapes), training, trainable, self.model.exact, self.model.tune)
+        key = (tuple(shapes), training, _treatment(self.model.graph), self.model.exact, self.model.tune)
         if key not in self._plans:
             self._plans[key] = self._build(shapes, training)
             while len(self._plans) > MAX_PLANS:
@@ -329,7 +352,7 @@ class Trainer:
         target = Value(self.loss.target_shape(prediction.shape), self.loss.target_dtype, "target")
         g.inputs.append(target)
         extra[target] = "target"
-        loss = self.loss.append(g, prediction, target)
+        loss = self.loss_of(g, prediction, target)
         g.outputs = [loss, prediction]
         if training:
             hyper = Value((self.optimizer.n_hyper,), FLOAT32, "hyper")
@@ -339,23 +362,33 @@ class Trainer:
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
         plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
-        return StepPlan(plan, names, target.shape, self.model.parameters)
+        return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in g.frozen])
+
+    def loss_of(self, g: Graph, prediction: Value, target: Value) -> Value:
+        """Append the loss, with the penalties on the parameters that are trained."""
+        return with_penalties(g, self.loss.append(g, prediction, target), self.model.trainable_parameters)
 
     def _append_updates(self, g: Graph, loss: Value, hyper: Value) -> None:
         # A parameter that several nodes read is several values: their gradients are added.
         values: dict[Parameter, dict[Value, None]] = {}
+        trained = set(self.model.trainable_parameters)
         for node in g.nodes:
             for value in node.reads:
-                if value.parameter is not None and value.parameter.trainable:
+                if value.parameter in trained:
                     values.setdefault(value.parameter, {})[value] = None
         diffs = add_gradients(g, [loss], [v for group in values.values() for v in group])
         sums = {next(iter(group)): _sum(g, partials) for group in values.values()
                 if (partials := [diffs[v] for v in group if v in diffs])}
-        for weights, diff in zip(sums, self.optimizer.clipped(g, list(sums.values())), strict=True):
-            self.optimizer.append(g, weights, diff, hyper)
+        self.optimizer.append(g, sums, hyper)
         if not g.effects:
             raise ValueError(message("fit", "model", "have a trainable parameter that the loss depends on",
                                      self.model.name))
+
+
+def _treatment(graph: Graph) -> tuple[Any, ...]:
+    """What layers and parameters are trainable, with which penalties: on it depends what a step computes."""
+    return tuple((node.layer.trainable, *((v.parameter.trainable, v.parameter.regularizer) for v in node.reads
+                                          if v.parameter is not None)) for node in graph.nodes)
 
 
 def _sum(g: Graph, values: list[Value]) -> Value:
@@ -443,10 +476,13 @@ class _Keeper:
             self._save(progress)
         self._end_if_interrupted()
 
-    def epoch_ended(self, epoch: int, values: dict[str, float], progress: Progress) -> None:
-        """After an epoch."""
+    def epoch_ended(self, epoch: int, values: dict[str, float]) -> None:
+        """After an epoch and its validation, with the weights that it validated."""
         for callback in self.callbacks:
             callback.on_epoch_end(epoch, values)
+
+    def between_epochs(self, progress: Progress) -> None:
+        """After that, with the weights to go on with."""
         self._save(progress)
         self._end_if_interrupted()
 

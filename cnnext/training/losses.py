@@ -578,6 +578,21 @@ def lower_sum_squares(b: PlanBuilder, src: View, dst: View) -> None:
     _sum_of_tiles(b, "sum_squares", [view], dst, tiles, 1.0, {"rows": rows, "chunk": chunk}, scratch_bytes=0)
 
 
+class SumSquares(Layer):
+    """Sum of the squares of all elements, shape (1,)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (1,)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        return Gradients([multiply(g, node.inputs[0], scaled(g, dy, 2.0))])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        lower_sum_squares(b, b.view(node.inputs[0]), b.view(node.output))
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
     "categorical_crossentropy": CategoricalCrossentropy,

@@ -58,7 +58,7 @@ def _forward(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[
     g = prepare(trainer.model.graph, [a.shape for a in x], training=True)
     g.effects = []
     target = Value(y.shape, y.dtype, "target")
-    loss = trainer.loss.append(g, g.outputs[0], target)
+    loss = trainer.loss_of(g, g.outputs[0], target)
     g.outputs = [loss]
     g.inputs = [*g.inputs, target]
     g.order()

@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "adam": lambda: cx.Adam(0.01, weight_decay=0.01),
     "momentum": lambda: cx.SGD(0.05, momentum=0.9, nesterov=True),
     "sgd": lambda: cx.SGD(0.05),
+    "accumulating": lambda: cx.Adagrad(0.1, gradient_accumulation_steps=3, use_ema=True, ema_momentum=0.9),
 }
 SETTINGS = {"batch_size": 16, "epochs": 4, "verbose": 0}     # seven steps in an epoch, the last of four examples
 
@@ -63,7 +64,8 @@ class Stop(cx.Callback):
 
 def everything(net):
     states = [s.data for p in net.parameters for s in net.optimizer.states(p)]
-    return [*net.get_weights(), *states], net.optimizer.steps, net.optimizer.learning_rate, generator().bit_generator.state
+    counts = net.optimizer.steps, net.optimizer.accumulated
+    return [*net.get_weights(), *states], counts, net.optimizer.learning_rate, generator().bit_generator.state
 
 
 def trained():
@@ -122,6 +124,16 @@ def test_a_resumed_training_has_the_same_bits(tmp_path, optimizer, epoch, batch,
     check_same(everything(second), end)
 
 
+def test_fewer_batches_for_an_update_than_wait_for_it(tmp_path):
+    x, y = data()
+    net = new_net("accumulating")
+    net.fit(x[:32], y[:32], checkpoint=tmp_path, **{**SETTINGS, "epochs": 1})
+    net.compile(cx.Adagrad(0.1, gradient_accumulation_steps=2, use_ema=True))
+    text = "Adagrad: `gradient_accumulation_steps` must be more than 2, the batches that wait for an update."
+    with pytest.raises(ValueError, match=text):
+        net.fit(x[:32], y[:32], resume=tmp_path, **SETTINGS)
+
+
 def test_running_statistics_are_kept(tmp_path):
     batch_norm = pytest.importorskip("cnnext_normalization").BatchNorm
     x, y = data()
@@ -142,10 +154,10 @@ def test_running_statistics_are_kept(tmp_path):
     check_same(everything(second), expected)
 
 
-def test_the_same_object_can_go_back(tmp_path):
+def test_the_same_object_can_go_back(tmp_path, optimizer):
     """A checkpoint without optimizer states undoes those that came later."""
     x, y = data()
-    net = new_net("momentum")
+    net = new_net(optimizer)
     Checkpoint(tmp_path).save(net._trainer, _progress(), [])
     expected = net.fit(x, y, **SETTINGS).history
     assert net.fit(x, y, resume=tmp_path, **SETTINGS).history == expected

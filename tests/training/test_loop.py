@@ -46,6 +46,8 @@ OPTIMIZERS = {
     "adam": lambda: cx.Adam(0.01, weight_decay=0.01),
     "sgd": lambda: cx.SGD(0.05),
     "nesterov": lambda: cx.SGD(0.05, momentum=0.9, nesterov=True),
+    "all options": lambda: cx.AdamW(0.01, gradient_accumulation_steps=2, use_ema=True, global_clipnorm=0.5,
+                                    groups=[cx.ParameterGroup("*/bias", weight_decay=0, learning_rate_multiplier=2)]),
 }
 
 

@@ -75,11 +75,11 @@ def known_channels(layer: Layer, shape: Shape, rank: int) -> int:
     return shape[-1]
 
 
-def scale_and_center(channels: int, scale: bool, center: bool) -> dict[str, ParameterSpec]:
-    """gamma, ones at first, and beta, zeros at first."""
+def scale_and_center(layer: Any, channels: int) -> dict[str, ParameterSpec]:
+    """gamma and beta, as far as the layer learns them; by default ones and zeros at first."""
     specs = {}
-    if scale:
-        specs["gamma"] = ParameterSpec((channels,), "ones")
-    if center:
-        specs["beta"] = ParameterSpec((channels,), "zeros")
+    if layer.scale:
+        specs["gamma"] = ParameterSpec((channels,), layer.gamma_initializer, regularizer=layer.gamma_regularizer)
+    if layer.center:
+        specs["beta"] = ParameterSpec((channels,), layer.beta_initializer, regularizer=layer.beta_regularizer)
     return specs
