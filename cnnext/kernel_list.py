@@ -20,7 +20,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "sum_losses",
     ),
     "resample": ("resample", "transpose"),
-    "optimizer": ("sgd", "adam", "rmsprop", "lamb_direction", "lamb"),
+    "optimizer": ("accumulate", "sgd", "adam", "rmsprop", "lamb_direction", "lamb"),
     "conv_depthwise": ("conv_depthwise", "depthwise_backward_weights"),
     "locally_connected": ("locally_connected", "locally_connected_backward_data", "locally_connected_backward_weights"),
     "pool": ("pool", "pool_backward", "global_avg"),

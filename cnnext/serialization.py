@@ -71,6 +71,8 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
         raise ValueError(message(layer.where, "type_name", "be set (vendor/Layer@version) for a model file to name it",
                                  layer.type_name))
     item: dict[str, Any] = {"type": layer.type_name, "name": layer.name, "attributes": layer.config()}
+    if not layer.trainable:
+        item["trainable"] = False
     if isinstance(layer, MissingLayer):
         item["plugin"] = layer.plugin
     elif not layer.type_name.startswith("cnnext/") and (owner := provider(type(layer))) is not None:
@@ -219,6 +221,12 @@ def _hand_out_tensors(layers: list[Layer], tensors: dict[str, Tensor]) -> None:
 
 
 def _layer(item: Mapping[str, Any]) -> Layer:
+    layer = _new_layer(item)
+    layer.trainable = item.get("trainable", True)
+    return layer
+
+
+def _new_layer(item: Mapping[str, Any]) -> Layer:
     type_name, name = _text(item["type"]), _text(item["name"])
     try:
         cls = layer_class(type_name)

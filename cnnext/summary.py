@@ -26,7 +26,7 @@ def summary(model: Model) -> str:
 
     Output shapes have None for the batch. Parameters of a layer that is used twice are counted once. MACs are
     multiply-accumulate operations per sample, ``?`` where an extent is open. The notes name what a strided window never
-    reads. Where the network is no chain, one more column says what each layer reads.
+    reads, and the layers that are frozen. Where the network is no chain, one more column says what each layer reads.
     """
     graph = model.graph
     macs = _macs(graph)
@@ -38,11 +38,12 @@ def summary(model: Model) -> str:
                  f"{_count(node.layer.weights.values()):,}" if node.layer not in counted else "shared",
                  "?" if count is None else f"{count:,}"]
         reads = [] if chain else [", ".join(v.name for v in node.inputs)]
-        rows.append([*cells, *reads, unread_note(node)])
+        notes = [unread_note(node), "" if node.layer.trainable else "frozen"]
+        rows.append([*cells, *reads, "; ".join(n for n in notes if n)])
         counted.add(node.layer)
     inputs = ", ".join(f"{v.name} {v.shape}" for v in graph.inputs)
     return "\n".join([f"{model.name}: {inputs} -> {', '.join(str(v.shape) for v in graph.outputs)}",
-                      *_table(rows, right=(2, 3)), _totals(model.parameters, macs)])
+                      *_table(rows, right=(2, 3)), _totals(model.parameters, model.trainable_parameters, macs)])
 
 
 def training_summary(model: Model, batch_size: int) -> str:
@@ -70,8 +71,8 @@ def _type(layer: Layer) -> str:
     return f"missing {layer.type_name}" if isinstance(layer, MissingLayer) else layer.kind
 
 
-def _totals(parameters: Sequence[Parameter], macs: Sequence[int | None]) -> str:
-    trainable = _count([p for p in parameters if p.trainable])
+def _totals(parameters: Sequence[Parameter], trained: Sequence[Parameter], macs: Sequence[int | None]) -> str:
+    trainable = _count(trained)
     known = sum(count or 0 for count in macs)
     total = f"{known:,}" if None not in macs else f"at least {known:,}" if known else "?"
     return f"total: {_count(parameters):,} parameters ({trainable:,} trainable), {total} MACs per sample"
@@ -145,7 +146,7 @@ def _table(rows: list[list[str]], right: tuple[int, ...]) -> list[str]:
 
 def unread_note(node: Node) -> str:
     """The rows and columns of a node's source that its window never reads, as text: "1 row, 1 column unread"."""
-    source, result = (_image_size(v.shape, node.layer) for v in (node.inputs[0], node.outputs[0]))
+    source, result = (image_size(v.shape, node.layer) for v in (node.inputs[0], node.outputs[0]))
     window = _resolved_window(node.layer, source)
     if window is None or window.strides == window.dilation == (1, 1):
         return ""
@@ -161,7 +162,7 @@ def unread_note(node: Node) -> str:
     return f"{', '.join(parts)} unread" if parts else ""
 
 
-def _image_size(shape: Shape, layer: Layer) -> tuple[int | None, int | None]:
+def image_size(shape: Shape, layer: Layer) -> tuple[int | None, int | None]:
     """Rows and columns; a sequence is an image of one row, what has no pixels one of 1 x 1."""
     if layer.data_format == "channels_first" and len(shape) > 2:
         shape = to_channels_last(shape)
@@ -296,7 +297,7 @@ def _node_fields(node: Node, sources: list[list[_Field]]) -> list[_Field]:
         joined = [a.union(b) for a, b in zip(joined, other, strict=True)]
     if _sees_everything(node):
         return [_Field(Fraction(0), Fraction(0), Fraction(0), whole=True)] * 2
-    window = _resolved_window(node.layer, _image_size(node.inputs[0].shape, node.layer))
+    window = _resolved_window(node.layer, image_size(node.inputs[0].shape, node.layer))
     if window is None:
         return joined
     return [
@@ -317,4 +318,4 @@ def _input_size(graph: Graph) -> tuple[int | None, int | None]:
     """Rows and columns of the first input, by the data format of the layer that reads it."""
     value = graph.inputs[0]
     readers = [node.layer for node in graph.nodes if value in node.inputs]
-    return _image_size(value.shape, readers[0]) if readers else (None, None)
+    return image_size(value.shape, readers[0]) if readers else (None, None)

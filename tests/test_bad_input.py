@@ -172,7 +172,7 @@ BAD_INPUT = {
     ],
     "empty batch": [
         (lambda: feed(images(0, 7, 9, 3)), ValueError, "shape"),
-        (lambda: branched_net().predict(images(0, 7, 9, 3)), ValueError, "shape"),
+        (lambda: branched_net().predict(images(0, 7, 9, 3)), ValueError, "x"),
         (lambda: branched_net().plan(0), ValueError, "batch_size"),
         (lambda: run(cx.Conv2D(2, 3), (None, None, 1), images(1, 0, 5, 1)), ValueError, "shape"),
     ],

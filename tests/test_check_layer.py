@@ -24,6 +24,8 @@ GOOD = [
     (lambda: cx.MaxPool2D(2), [(2, 6, 6, 3)]),
     (lambda: cx.Add(), [(2, 3, 3, 2)] * 2),
     (lambda: cx.Dropout(0.5), [(2, 8)]),
+    (lambda: cx.SpatialDropout2D(0.5), [(3, 4, 5, 8)]),
+    (lambda: cx.SpatialDropout2D(0.5, data_format="channels_first"), [(3, 8, 4, 5)]),
     (lambda: cx.PReLU(), [(2, 4, 4, 3)]),
     (lambda: cx.SeparableConv2D(4, 3), [(2, 6, 7, 3)]),
     (lambda: cx.Softmax(), [(3, 7)]),

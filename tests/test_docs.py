@@ -28,6 +28,7 @@ def text(name: str) -> str:
 def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend")
     pytest.importorskip("onnx")
+    pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
     for file in (f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(5)):
         (tmp_path / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     programs = [code for language, code in FENCED.findall(text("README.md")) if language == "python"]
-    assert len(programs) == 5
+    assert len(programs) == 8
     for program in programs:
         exec(program, names)
     printed = capsys.readouterr().out

@@ -37,6 +37,8 @@ def test_several_inputs_and_outputs():
         net.predict(left)
     with pytest.raises(ValueError, match=r"`x` must hold as many samples for each input"):
         net.predict([left, right[:3]], batch_size=3)
+    with pytest.raises(ValueError, match=r"predict: `x` must hold at least one example. .*shape \(0, 5, 6, 2\)"):
+        net.predict([left[:0], right[:0]])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint8, np.int64, bool])

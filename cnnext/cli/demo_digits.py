@@ -123,6 +123,7 @@ def _picture_of_digits(net: Model, data: ImageData) -> Any:
     from matplotlib.figure import Figure
 
     from cnnext import plot
+    from cnnext.plot.style import CAPTION, CELL
 
     probabilities = net.predict(data.x_test, batch_size=100)
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != data.y_test)
@@ -130,8 +131,8 @@ def _picture_of_digits(net: Model, data: ImageData) -> Any:
     if len(wrong):
         parts.append((wrong[:SHOWN_WRONG],
                       f"Wrong: {len(wrong)} of {len(data.x_test):,}; the first {min(len(wrong), SHOWN_WRONG)}"))
-    heights = [-(-len(index) // COLUMNS) * (plot.CELL + plot.CAPTION) + 0.4 for index, _ in parts]
-    figure = Figure(figsize=(COLUMNS * plot.CELL, sum(heights)), dpi=120, facecolor="white")
+    heights = [-(-len(index) // COLUMNS) * (CELL + CAPTION) + 0.4 for index, _ in parts]
+    figure = Figure(figsize=(COLUMNS * CELL, sum(heights)), dpi=120, facecolor="white")
     areas = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False).ravel()
     for area, (index, title) in zip(areas, parts):
         plot.predictions(data.x_test[index], probabilities[index], data.y_test[index], columns=COLUMNS, title=title,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from cnnext.data.augment import (
     Augmentation,
     ColorJitter,
+    CutMix,
     Cutout,
+    Mixture,
+    Mixup,
     RandomHorizontalFlip,
     RandomResizedCrop,
     RandomRotation,
@@ -18,7 +21,7 @@ from cnnext.data.mnist import load_mnist_5k
 from cnnext.data.source import Arrays, DataSource
 
 __all__ = [
-    "Arrays", "Augmentation", "ColorJitter", "Cutout", "DataSource", "ImageData", "ImageFolder", "RandomHorizontalFlip",
-    "RandomResizedCrop", "RandomRotation", "RandomShift", "load_idx_folder", "load_mnist_5k", "read_idx",
-    "with_shifted_copies",
+    "Arrays", "Augmentation", "ColorJitter", "CutMix", "Cutout", "DataSource", "ImageData", "ImageFolder", "Mixture",
+    "Mixup", "RandomHorizontalFlip", "RandomResizedCrop", "RandomRotation", "RandomShift", "load_idx_folder",
+    "load_mnist_5k", "read_idx", "with_shifted_copies",
 ]

@@ -1,7 +1,10 @@
-"""Augmentation: changes of an image that do not change what it shows, drawn at random.
+"""Augmentation: changes of an image that do not change what it shows, and mixtures of images, drawn at random.
 
-Each is a frozen description that is called with one image, float32 (rows, columns, channels), and a generator; it returns
-an image of the same shape and leaves the given one as it is. What comes in from beyond a border is 0.
+A change is a frozen description that is called with one image, float32 (rows, columns, channels), and a generator; it
+returns an image of the same shape and leaves the given one as it is. What comes in from beyond a border is 0.
+
+A mixture (`Mixup`, `CutMix`) is called with the examples of a batch, their targets as rows, and a generator, and changes
+both in place.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from cnnext.layers.attributes import as_int, as_number
 
 Image = np.ndarray
 Augmentation = Callable[[Image, np.random.Generator], Image]
+Mixture = Callable[[np.ndarray, np.ndarray, np.random.Generator], None]
 
 AFFINE, BILINEAR = 0, 2  # PIL.Image.Transform and Resampling, which is imported only where it is needed
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -170,6 +174,70 @@ class Cutout:
         image = image.copy()
         image[max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
         return image
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Each example becomes ``s * example + (1 - s) * another`` of its batch, its target likewise (Zhang et al. 2018).
+
+    Parameters
+    ----------
+    alpha : float
+        Greater than 0: each example's share s is drawn from the distribution Beta(alpha, alpha). Small values leave most
+        examples nearly as they are.
+    """
+
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        _number(self, "alpha", above=0)
+
+    def __call__(self, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> None:
+        other, share = _partners(len(x), self.alpha, random)
+        for array in (x, y):
+            _blend(array, array[other], share)
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A rectangle of each image is that of another of its batch; its target is mixed by area (Yun et al. 2019).
+
+    Parameters
+    ----------
+    alpha : float
+        Greater than 0: the share of the area that an image keeps is drawn from the distribution Beta(alpha, alpha); a
+        rectangle of the image's proportions lies about any pixel, so a border may cut it.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        _number(self, "alpha", above=0)
+
+    def __call__(self, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> None:
+        other, share = _partners(len(x), self.alpha, random)
+        middles = random.random((len(x), 2))
+        images, size = x.copy(), np.array(x.shape[1:3])
+        for i, middle in enumerate(middles):
+            half = np.sqrt(1 - share[i]) * size / 2
+            first = np.rint(np.clip(middle * size - half, 0, size)).astype(int)
+            last = np.rint(np.clip(middle * size + half, 0, size)).astype(int)
+            box = slice(first[0], last[0]), slice(first[1], last[1])
+            x[i][box] = images[other[i]][box]
+            share[i] = 1 - (last - first).prod() / size.prod()
+        _blend(y, y[other], share)
+
+
+def _partners(n: int, alpha: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """For each of n examples another one, and the share that it keeps itself."""
+    return random.permutation(n), random.beta(alpha, alpha, n)
+
+
+def _blend(array: np.ndarray, other: np.ndarray, share: np.ndarray) -> None:
+    kept = share.astype(np.float32).reshape(-1, *[1] * (array.ndim - 1))
+    array *= kept
+    other *= 1 - kept
+    array += other
 
 
 def _number(owner: object, field: str, **bounds: Any) -> None:

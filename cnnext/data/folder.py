@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnext.data.augment import Augmentation
+from cnnext.data.augment import Augmentation, Mixture
 from cnnext.data.source import DataSource
 from cnnext.errors import message
 from cnnext.layers.attributes import as_number, as_pair
@@ -34,7 +34,7 @@ class ImageFolder(DataSource):
         1 (grey), 3 (RGB) or 4 (RGBA): to which every picture is converted.
     scale : float
         What the values, 0 to 255, are multiplied by.
-    augment, workers, prefetch
+    augment, workers, prefetch, mix
         As of `DataSource`.
 
     Attributes
@@ -49,7 +49,7 @@ class ImageFolder(DataSource):
     ------
     ModuleNotFoundError
         If Pillow is not installed.
-    FileNotFoundError
+    FileNotFoundError, NotADirectoryError
         If there is no such folder.
     ValueError
         If it holds no classes, or a class no picture. A picture that cannot be read is an error, with the file's name,
@@ -63,7 +63,7 @@ class ImageFolder(DataSource):
 
     def __init__(self, folder: str | os.PathLike[str], size: int | tuple[int, int] = (32, 32), channels: int = 3,
                  scale: float = 1 / 255, augment: Sequence[Augmentation] = (), workers: int | None = None,
-                 prefetch: int = 2):
+                 prefetch: int = 2, mix: Mixture | None = None):
         if find_spec("PIL") is None:
             raise ModuleNotFoundError("ImageFolder needs Pillow. Install it: pip install 'cnnext[images]'", name="PIL")
         self._size = as_pair("ImageFolder", "size", size, minimum=1)
@@ -75,7 +75,7 @@ class ImageFolder(DataSource):
         self.class_names = list(by_class)
         self.files = [file for files in by_class.values() for file in files]
         labels = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(files) for files in by_class.values()])
-        super().__init__((*self._size, channels), labels, augment, workers, prefetch)
+        super().__init__((*self._size, channels), labels, augment, workers, prefetch, mix)
 
     def read(self, item: int) -> np.ndarray:
         """A picture, decoded, turned as its EXIF data says, converted, resized and scaled.
@@ -119,7 +119,9 @@ class ImageFolder(DataSource):
 
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(message("ImageFolder", "folder", "be a folder", str(folder)))
+    if not folder.exists():
         raise FileNotFoundError(message("ImageFolder", "folder", "exist", str(folder)))
     classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
@@ -133,4 +135,5 @@ def _pictures(folder: Path) -> dict[str, list[Path]]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    # a link that leads nowhere is one, and an error when its turn comes
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()

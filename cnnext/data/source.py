@@ -2,8 +2,9 @@
 
 Design
     An example draws from a stream of its own: Philox, whose key is (seed of the epoch, index of the example). Its bits
-    therefore depend on neither the number of workers nor their order. Threads are enough: Pillow decodes without the GIL,
-    and the engine runs a whole step without it.
+    therefore depend on neither the number of workers nor their order. A batch whose examples are mixed draws from one more
+    stream, named by its first example; the worker that makes the last of them mixes. Threads are enough: Pillow decodes
+    without the GIL, and the engine runs a whole step without it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cnnext.data.augment import Augmentation
+from cnnext.data.augment import Augmentation, CutMix, Mixture
 from cnnext.errors import message
 from cnnext.graph.graph import FLOAT32, Value
 from cnnext.layers.attributes import as_int
@@ -29,6 +30,7 @@ from cnnext.training.initializers import generator
 
 Self = TypeVar("Self", bound="DataSource")
 
+MIXTURE = 1 << 63  # names the stream of a batch, in place of an example's number
 PER_TASK = 16  # examples: few enough to spread a batch over the workers, enough to hide what a task costs
 
 
@@ -48,16 +50,26 @@ class DataSource(ABC):
         Threads that read and augment; by default as many as there are CPUs. The bits do not depend on it.
     prefetch : int
         Batches that are made ahead, and so the bound of the memory that they take.
+    mix : Mixture, optional
+        `Mixup`, `CutMix`, or a function that changes examples and targets of a batch in place; in training only, after
+        `augment`. Labels become rows of one 1, and sparse cross-entropy that of rows.
+
+    Attributes
+    ----------
+    classes : int or None
+        What labels are made rows of, when examples are mixed.
     """
 
     def __init__(self, shape: tuple[int, ...], targets: np.ndarray, augment: Sequence[Augmentation] = (),
-                 workers: int | None = None, prefetch: int = 2):
+                 workers: int | None = None, prefetch: int = 2, mix: Mixture | None = None):
         where = type(self).__name__
         self.shape = shape
         self.targets = targets
         self.augment = _augmentations(where, augment, shape)
         self.workers = available_threads() if workers is None else as_int(where, "workers", workers, minimum=1)
         self.prefetch = as_int(where, "prefetch", prefetch, minimum=1)
+        self.mix = _mixture(where, mix, shape)
+        self.classes: int | None = None
         self._items = np.arange(len(targets))
 
     @abstractmethod
@@ -71,9 +83,17 @@ class DataSource(ABC):
     def __len__(self) -> int:
         return len(self._items)
 
+    def name_at(self, place: int) -> str:
+        """What an error calls the example at this place."""
+        return self.name(int(self._items[place]))
+
+    def is_nonfinite(self, place: int) -> bool:
+        """Whether the example at this place, as it is read, holds NaN or infinity."""
+        return not np.isfinite(np.asarray(self.read(int(self._items[place])), FLOAT32)).all()
+
     def draw_seed(self) -> int | None:
         """A seed for an epoch's augmentation, from the generator of ``cnnext.set_random_seed``; None without one."""
-        return int(generator().integers(2**63)) if self.augment else None
+        return int(generator().integers(2**63)) if self.augment or self.mix is not None else None
 
     def batches(self, batch_size: int, order: np.ndarray | None = None, seed: int | None = None) -> Batches:
         """Batches in the given order of examples, or as they lie; the last may be smaller.
@@ -98,13 +118,13 @@ class DataSource(ABC):
         ValueError
             If `read` or an augmentation gives another shape.
         RuntimeError
-            If an augmentation fails, or in a forked child, if the iteration began in its parent.
+            If an augmentation or a mixture fails, or in a forked child, if the iteration began in its parent.
         """
         order = np.arange(len(self)) if order is None else order
         picks = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
         pid, stop = os.getpid(), Event()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="cnnext-data")
-        ahead: deque[tuple[np.ndarray, np.ndarray, list[Future[None]]]] = deque()
+        ahead: deque[_Made] = deque()
         try:
             for pick in picks:
                 ahead.append(self._submit(pool, pick, seed, stop))
@@ -117,13 +137,35 @@ class DataSource(ABC):
             if os.getpid() == pid:  # a forked child has no such threads, and locks that they held stay locked
                 pool.shutdown(cancel_futures=True)
 
-    def _submit(self, pool: ThreadPoolExecutor, pick: np.ndarray, seed: int | None,
-                stop: Event) -> tuple[np.ndarray, np.ndarray, list[Future[None]]]:
-        batch = np.empty((len(pick), *self.shape), FLOAT32)
+    def _submit(self, pool: ThreadPoolExecutor, pick: np.ndarray, seed: int | None, stop: Event) -> _Made:
         items = self._items[pick]
         parts = [slice(start, start + PER_TASK) for start in range(0, len(pick), PER_TASK)]
-        tasks = [pool.submit(self._fill, batch[part], items[part], seed, stop) for part in parts]
-        return batch, np.ascontiguousarray(self.targets[pick]), tasks
+        mixed = seed is not None and self.mix is not None
+        targets = self._rows(pick) if mixed else np.ascontiguousarray(self.targets[pick])
+        made = _Made(np.empty((len(pick), *self.shape), FLOAT32), targets, items, len(parts) if mixed else 0)
+        made.tasks = [pool.submit(self._make, made, part, seed, stop) for part in parts]
+        return made
+
+    def _rows(self, pick: np.ndarray) -> np.ndarray:
+        """Targets that can be mixed, float32; labels as rows."""
+        targets = self.targets[pick]
+        if self.classes is None:
+            if targets.dtype.kind != "f":
+                rule = "be numbers or rows where examples are mixed; labels become rows in `fit`"
+                raise ValueError(message(type(self).__name__, "targets", rule, targets))
+            return targets.astype(FLOAT32)
+        return (targets[..., np.newaxis] == np.arange(self.classes)).astype(FLOAT32)
+
+    def _make(self, made: _Made, part: slice, seed: int | None, stop: Event) -> None:
+        """Some examples of a batch; where they are the last ones, the mixture too."""
+        self._fill(made.x[part], made.items[part], seed, stop)
+        if made.is_last() and seed is not None and self.mix is not None:
+            first = int(made.items[0])
+            try:
+                self.mix(made.x, made.y, _Streams().of(seed, MIXTURE + first))
+            except Exception as error:
+                raise RuntimeError(message(f"batch that begins with {self.name(first)}", repr(self.mix),
+                                           "run without an error", f"{type(error).__name__}: {error}")) from error
 
     def _fill(self, batch: np.ndarray, items: np.ndarray, seed: int | None, stop: Event) -> None:
         streams = _Streams()
@@ -159,9 +201,10 @@ class DataSource(ABC):
         part._items, part.targets = self._items[places], self.targets[places]
         return part
 
-    def with_targets(self: Self, targets: np.ndarray) -> Self:
-        """The same examples with other targets, as many."""
+    def with_targets(self: Self, targets: np.ndarray, classes: int | None = None) -> Self:
+        """The same examples with other targets, as many; labels become rows of so many classes where examples are mixed."""
         other = copy.copy(self)
+        other.classes = classes
         other.targets = check_targets(type(self).__name__, targets, len(self), "targets")
         return other
 
@@ -193,7 +236,7 @@ class Arrays(DataSource):
     x : array, shape (examples, ...); (examples, rows, columns, channels) where there are augmentations
         Real numbers. A ``numpy.memmap`` is read as it is needed.
     y : array, shape (examples, ...)
-    augment, workers, prefetch
+    augment, workers, prefetch, mix
         As of `DataSource`.
 
     Raises
@@ -210,13 +253,13 @@ class Arrays(DataSource):
     """
 
     def __init__(self, x: Any, y: Any, augment: Sequence[Augmentation] = (), workers: int | None = None,
-                 prefetch: int = 2):
+                 prefetch: int = 2, mix: Mixture | None = None):
         self._x = as_array("Arrays", "x", x)
         if self._x.size == 0:
             raise ValueError(message("Arrays", "x", "hold at least one example", self._x))
         if self._x.ndim < 2:
             raise ValueError(message("Arrays", "x", "have shape (examples, ...)", self._x))
-        super().__init__(self._x.shape[1:], check_targets("Arrays", y, len(self._x)), augment, workers, prefetch)
+        super().__init__(self._x.shape[1:], check_targets("Arrays", y, len(self._x)), augment, workers, prefetch, mix)
 
     def read(self, item: int) -> np.ndarray:
         """Example number ``item``, not converted."""
@@ -260,10 +303,42 @@ def _augmentations(where: str, augment: Sequence[Augmentation], shape: tuple[int
     return steps
 
 
-def _finished(made: tuple[np.ndarray, np.ndarray, list[Future[None]]], pid: int) -> Batch:
+def _mixture(where: str, mix: Any, shape: tuple[int, ...]) -> Mixture | None:
+    if mix is not None and (not callable(mix) or isinstance(mix, type)):
+        raise TypeError(message(where, "mix", "be a mixture, such as Mixup(0.2)", mix))
+    if isinstance(mix, CutMix) and len(shape) != 3:
+        raise ValueError(message(where, "mix", "be another unless examples are (rows, columns, channels)", mix,
+                                 f"examples {shape}"))
+    return mix
+
+
+class _Made:
+    """A batch that is being made.
+
+    Parameters
+    ----------
+    x, y : ndarray
+    items : ndarray of int
+        Its examples.
+    parts : int
+        Tasks that have to be over before the examples are mixed; 0 where they are not.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, items: np.ndarray, parts: int):
+        self.x, self.y, self.items = x, y, items
+        self.tasks: list[Future[None]] = []
+        self._left, self._lock = parts, Lock()
+
+    def is_last(self) -> bool:
+        """Whether the task that asks, when its part is made, is the last one."""
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+
+def _finished(made: _Made, pid: int) -> Batch:
     if os.getpid() != pid:
         raise RuntimeError(message("batches", "iterator", "be used in the process that began it", f"process {os.getpid()}"))
-    batch, targets, tasks = made
-    for task in tasks:
+    for task in made.tasks:
         task.result()
-    return [batch], targets
+    return [made.x], made.y

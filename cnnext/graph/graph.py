@@ -19,6 +19,7 @@ from cnnext.stored import Stored, Tensor, in_memory
 if TYPE_CHECKING:
     from cnnext.graph.stages import Rest
     from cnnext.layers.layer import Layer
+    from cnnext.training.regularizers import L1L2
 
 Shape = tuple["int | None", ...]
 
@@ -37,14 +38,17 @@ class Parameter:
     data : ndarray or Stored
         Contents in a file are read when ``data`` is first asked for; plans read them without keeping them.
     trainable : bool
+    regularizer : L1L2, optional
+        A penalty that training adds to the loss; may be set at any time.
     """
 
-    __slots__ = ("_contents", "name", "shape", "trainable", "version")
+    __slots__ = ("_contents", "name", "regularizer", "shape", "trainable", "version")
 
     changes: ClassVar[int] = 0      # of all parameters: while it stands still, no plan has to look at its own
 
-    def __init__(self, name: str, data: Tensor, trainable: bool = True):
+    def __init__(self, name: str, data: Tensor, trainable: bool = True, regularizer: L1L2 | None = None):
         self.name = name
+        self.regularizer = regularizer
         self._contents: Tensor = (
             data if isinstance(data, Stored) else np.ascontiguousarray(data, dtype=np.float32))
         self.shape: tuple[int, ...] = self._contents.shape
@@ -224,6 +228,12 @@ class Node:
         (value,) = self.outputs
         return value
 
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the layer is frozen and has statistics (parameters that are never trained): it then infers in training."""
+        own = (v.parameter for v in self.weights.values())
+        return not self.layer.trainable and any(p is not None and not p.trainable for p in own)
+
     def __repr__(self) -> str:
         return f"Node({self.name!r}, {type(self.layer).__name__})"
 
@@ -245,6 +255,8 @@ class Graph:
         Whether the first axis of all inputs is one batch, of at least one sample.
     folded_bytes : int
         Of the constants that were computed while the graph was made.
+    frozen : set of Parameter
+        In training: those that no run changes, so that what follows from them alone is computed once.
     """
 
     def __init__(self, inputs: Iterable[Value], outputs: Iterable[Value], nodes: Iterable[Node] = (),
@@ -259,6 +271,7 @@ class Graph:
         self.rest: Rest | None = None
         self.shares_batch = True
         self.folded_bytes = 0
+        self.frozen: set[Parameter] = set()
 
     def apply(self, layer: Layer, *inputs: Value, weights: dict[str, Value] | None = None, name: str = "") -> list[Value]:
         """Append a node and return its outputs; shapes and dtypes come from the layer's rules."""
@@ -317,6 +330,11 @@ class Graph:
                     seen.setdefault(value.parameter)
         return list(seen)
 
+    def frozen_parameters(self) -> set[Parameter]:
+        """What layers read that are frozen."""
+        frozen = (node for node in self.nodes if not node.layer.trainable)
+        return {v.parameter for node in frozen for v in node.reads if v.parameter is not None}
+
     def rebuild(self, rule: Callable[[Graph, Node, list[Value]], list[Value] | None],
                 shapes: Sequence[Shape] | None = None, training: bool | None = None,
                 known: Mapping[int, np.ndarray] | None = None, staged: bool = False) -> Graph:
@@ -349,6 +367,7 @@ class Graph:
                 new_of[value] = constant(known[i], value.name)
         copy.seed = new_of[self.seed] if self.seed is not None else None
         copy.random_streams = self.random_streams
+        copy.frozen = set(self.frozen)
 
         def new(value: Value) -> Value:
             return new_of.setdefault(value, value) if value.is_source else new_of[value]

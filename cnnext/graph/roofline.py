@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext.plot import QUIET, new_figure
+from cnnext.plot.style import QUIET, new_figure
 
 if TYPE_CHECKING:
     from cnnext.graph.profile import Profile, StepTime

@@ -17,7 +17,7 @@ LAYERS: dict[str, str] = {
         "crop2d": "Crop2D",
         "dense": "Dense",
         "depthwise_conv2d": "DepthwiseConv2D",
-        "dropout": "Dropout",
+        "dropout": "Dropout SpatialDropout2D",
         "elementary": "Abs Ceil Erf Exp Floor Log Negate Power Reciprocal Round Sign Sqrt Square",
         "elementwise": "Add Average Divide Maximum Minimum Multiply Subtract",
         "flatten": "Flatten",

@@ -6,7 +6,23 @@ from typing import Any
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.elementwise import ScaleChannels, SumPixels, add, multiply, reduce_to
-from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.layer import Gradients, Layer, ParameterSpec
+
+
+def weights_and_bias(layer: Any, shape: tuple[int, ...], fan_in: int, fan_out: int, bias_shape: tuple[int, ...],
+                     kernel: str = "kernel") -> dict[str, ParameterSpec]:
+    """The parameters of a layer with weights and, if it wants one, a bias; ``kernel`` begins its attributes' names."""
+    regularizer = getattr(layer, f"{kernel}_regularizer")
+    specs = {"weights": ParameterSpec(shape, getattr(layer, f"{kernel}_initializer"), fan_in, fan_out,
+                                      regularizer=regularizer)}
+    if layer.use_bias:
+        specs["bias"] = bias_spec(layer, bias_shape)
+    return specs
+
+
+def bias_spec(layer: Any, shape: tuple[int, ...]) -> ParameterSpec:
+    """The bias of a layer."""
+    return ParameterSpec(shape, layer.bias_initializer, regularizer=layer.bias_regularizer)
 
 
 class BackwardData(Layer):

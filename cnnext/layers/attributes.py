@@ -28,11 +28,15 @@ class Attribute:
         ``check(where, name, value)`` returns the normalised value or raises ``ValueError`` / ``TypeError``.
     default : object
         The value when none is given; without one the attribute is required.
+    is_stored : callable
+        Whether a value is written to model files.
     """
 
-    def __init__(self, check: Callable[[str, str, Any], Any], default: Any = REQUIRED):
+    def __init__(self, check: Callable[[str, str, Any], Any], default: Any = REQUIRED,
+                 is_stored: Callable[[Any], bool] = lambda value: True):
         self.check = check
         self.default = default
+        self.is_stored = is_stored
 
 
 def fail(where: str, name: str, rule: str, value: object) -> ValueError:
@@ -207,3 +211,29 @@ def activation(default: Any = None) -> Any:
 def data_format() -> Any:
     """``"channels_last"`` (N, H, W, C) or ``"channels_first"`` (N, C, H, W)."""
     return choice("channels_last", "channels_first")
+
+
+def regularizer() -> Any:
+    """None, a regularizer's name (``"l2"``), or ``cx.L1(...)``, ``cx.L2(...)``, ``cx.L1L2(...)``."""
+
+    def check(where: str, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        from cnnext.training.regularizers import get_regularizer
+
+        return get_regularizer(where, name, value)
+
+    return Attribute(check, None, lambda value: value is not None)
+
+
+def initializer(default: str) -> Any:
+    """An initializer's name, an ``Initializer``, an array, or a function from a shape to an array; files do not keep it."""
+
+    def check(where: str, name: str, value: Any) -> Any:
+        if isinstance(value, str) and value == default:
+            return value
+        from cnnext.training.initializers import get_initializer  # imports numpy.random, which files do not need
+
+        return get_initializer(where, name, value)
+
+    return Attribute(check, default, lambda value: False)

@@ -10,13 +10,14 @@ from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution, lower_gated
-from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import onnx_window
-from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
-from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.attributes import Pair, activation, boolean, data_format, initializer, integer, padding, pair, regularizer
+from cnnext.layers.layer import Band, Gradients, Images, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class Convolution(Layer):
@@ -36,17 +37,17 @@ class Convolution(Layer):
     flip_kernel: bool = boolean(False)
     strict: bool = boolean(False)
     data_format: str = data_format()
+    kernel_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    kernel_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         channels = self.channels(shapes[0])
         kernel = self.window_size()[2 - self.rank :]
         taps = prod(kernel)
         fan_in, fan_out = taps * channels // self.groups, taps * self.filters // self.groups
-        specs = {"weights": ParameterSpec((*kernel, channels // self.groups, self.filters), "glorot_uniform", fan_in,
-                                          fan_out)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((self.filters,), "zeros")
-        return specs
+        return weights_and_bias(self, (*kernel, channels // self.groups, self.filters), fan_in, fan_out, (self.filters,))
 
     def channels(self, shape: Shape) -> int:
         """Channels of the source, checked against rank and groups."""
@@ -102,6 +103,9 @@ class Convolution(Layer):
             return None
         return window.band(first, last, shape[1] or 0)
 
+    def images(self, node: Node) -> Images | None:
+        return convolution_images(node, self.geometry(node.inputs[0].shape))
+
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
         window = self.geometry(src.shape)
@@ -150,6 +154,11 @@ class Conv2D(Convolution):
     strict : bool
         Refuse a source of which the strided window would leave rows or columns unread.
     data_format : "channels_last" or "channels_first"
+    kernel_initializer, bias_initializer : str, Initializer, array or function of a shape
+        How weights and bias begin: "he_normal", ``cx.Orthogonal()``, ... (``cnnext.training.initializers``). Files keep what
+        was made of it.
+    kernel_regularizer, bias_regularizer : str or L1L2, optional
+        A penalty that training adds to the loss: "l2", ``cx.L2(1e-4)``.
 
     Weights
     -------
@@ -221,6 +230,9 @@ class ConvolutionBackwardData(BackwardData):
 
     accepts_epilogue = True
 
+    def images(self, node: Node) -> Images | None:
+        return convolution_images(node, self.geometry)
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)
         lower_backward_data(b, image_view(diff_dst), weights_view(weights), None, image_view(b.view(node.output)),
@@ -233,6 +245,11 @@ class ConvolutionBackwardWeights(BackwardWeights):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, diff_dst = (image_view(b.view(v)) for v in node.inputs)
         lower_backward_weights(b, src, diff_dst, weights_view(b.view(node.output)), self.geometry)
+
+
+def convolution_images(node: Node, window: Window2D) -> Images | None:
+    """What ``Layer.images`` says of a convolution; Winograd's algorithms want the tiles of all images together."""
+    return None if is_winograd_window(window) else Images((True, *[False] * (len(node.inputs) - 1)))
 
 
 def is_winograd_window(window: Window2D) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnext._native.executor import BINARY
 from cnnext.geometry import PaddingPairs, window_extent
@@ -13,14 +13,15 @@ from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._rows import row_step
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_convolution
-from cnnext.layers._weighted import BackwardData, fold_into_weights, weighted_gradient
+from cnnext.layers._weighted import BackwardData, fold_into_weights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import onnx_window
-from cnnext.layers.attributes import Pair, activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.attributes import Pair, activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.conv2d import ConvolutionBackwardWeights, _size
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class Conv2DTranspose(Layer):
@@ -38,7 +39,7 @@ class Conv2DTranspose(Layer):
         Rows and columns cut from the border of the full result.
     output_padding : int or (rows, columns)
         Rows and columns added below and to the right, less than the stride.
-    groups, use_bias, activation, data_format
+    groups, use_bias, activation, data_format, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer
         As in ``Conv2D``.
 
     Weights
@@ -59,6 +60,10 @@ class Conv2DTranspose(Layer):
     use_bias: bool = boolean(True)
     activation: str | Layer | None = activation()
     data_format: str = data_format()
+    kernel_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    kernel_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def validate(self) -> None:
         if any(p >= max(s, d) for p, s, d in zip(self.output_padding, self.strides, self.dilation, strict=True)):
@@ -69,11 +74,8 @@ class Conv2DTranspose(Layer):
         channels = self.channels(shapes[0])
         taps = prod(self.kernel_size)
         per_group = self.filters // self.groups
-        specs = {"weights": ParameterSpec((*self.kernel_size, per_group, channels), "glorot_uniform",
-                                          taps * channels // self.groups, taps * per_group)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((self.filters,), "zeros")
-        return specs
+        return weights_and_bias(self, (*self.kernel_size, per_group, channels), taps * channels // self.groups,
+                                taps * per_group, (self.filters,))
 
     def channels(self, shape: Shape) -> int:
         """Channels of the source, checked against rank and groups."""

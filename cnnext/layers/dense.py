@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_weights, lower_convolution
-from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
-from cnnext.layers.attributes import activation, boolean, integer
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient, weights_and_bias
+from cnnext.layers.attributes import activation, boolean, initializer, integer, regularizer
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, to_channels_first
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 POINT = Window2D((1, 1))
 
@@ -29,6 +30,8 @@ class Dense(Layer):
     use_bias : bool
     activation : str or layer, optional
         Applied in the kernel's epilogue.
+    kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer
+        As in ``Conv2D``.
 
     Weights
     -------
@@ -42,13 +45,14 @@ class Dense(Layer):
     units: int = integer(minimum=1)
     use_bias: bool = boolean(True)
     activation: str | Layer | None = activation()
+    kernel_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    kernel_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         features = self.features(shapes[0])
-        specs = {"weights": ParameterSpec((features, self.units), "glorot_uniform", features, self.units)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((self.units,), "zeros")
-        return specs
+        return weights_and_bias(self, (features, self.units), features, self.units, (self.units,))
 
     def features(self, shape: Shape) -> int:
         """Inputs per position, checked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnext._native.executor import BINARY
 from cnnext.geometry import PaddingPairs, resolve_padding
@@ -24,15 +24,16 @@ from cnnext.layers._taps import (
     lower_backward_weights,
     lower_convolution,
 )
-from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient
+from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase_view, phases, receptive_window
-from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.attributes import activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
-from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Images, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 SOURCE_ROWS_BYTES = 20 << 10    # of a first-level cache of 32 KiB and more; the rest is for results and weights
 SLIDING_COLUMNS, SLIDING_STRIDES = (3, 5, 7), (1, 2)    # that the primitive `depthwise_row` is compiled for
@@ -50,8 +51,10 @@ class DepthwiseConv2D(Layer):
     padding : "valid", "same" or ((top, bottom), (left, right))
     depth_multiplier : int
         Windows per channel, M.
-    use_bias, activation, strict, data_format
+    use_bias, activation, strict, data_format, bias_initializer, bias_regularizer
         As in ``Conv2D``.
+    depthwise_initializer, depthwise_regularizer
+        As ``kernel_initializer`` and ``kernel_regularizer`` there.
 
     Weights
     -------
@@ -70,14 +73,15 @@ class DepthwiseConv2D(Layer):
     activation: str | Layer | None = activation()
     strict: bool = boolean(False)
     data_format: str = data_format()
+    depthwise_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    depthwise_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         channels, multiplier, taps = channels_of(self, shapes[0]), self.depth_multiplier, prod(self.kernel_size)
-        specs = {"weights": ParameterSpec((*self.kernel_size, channels, multiplier), "glorot_uniform", taps,
-                                          taps * multiplier)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((channels * multiplier,), "zeros")
-        return specs
+        return weights_and_bias(self, (*self.kernel_size, channels, multiplier), taps, taps * multiplier,
+                                (channels * multiplier,), "depthwise")
 
     def geometry(self, shape: Shape) -> Window2D:
         """The window with its padding resolved for a source shape; every channel is a group."""
@@ -111,6 +115,9 @@ class DepthwiseConv2D(Layer):
         shape = node.inputs[0].shape
         return self.geometry(shape).band(first, last, shape[1] or 0)
 
+    def images(self, node: Node) -> Images:
+        return Images((True,))
+
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,), (kh, kw, channels, multiplier) = node.inputs, node.weights["weights"].shape
         windows = (channels or 0) * (multiplier or 0)
@@ -133,6 +140,9 @@ class DepthwiseBackwardData(BackwardData):
     """Gradient of a depthwise convolution with respect to its source."""
 
     accepts_epilogue = True
+
+    def images(self, node: Node) -> Images:
+        return Images((True, False))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, diff_src, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.inputs[1])

@@ -1,4 +1,4 @@
-"""Dropout, and the operator that it is while training."""
+"""Dropout of elements and of whole channels, and the operator that it is while training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from cnnext.errors import message
-from cnnext.graph.graph import FLOAT32, INT64, Graph, Node, Shape, Value
+from cnnext.graph.graph import FLOAT32, INT64, Graph, Node, Shape, Value, constant
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
-from cnnext.layers.attributes import number
+from cnnext.layers.attributes import data_format, number
+from cnnext.layers.elementwise import multiply
 from cnnext.layers.layer import Gradients, Layer
 
 
@@ -44,6 +45,38 @@ class Dropout(Layer):
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value | Sequence[Value] | None:
         return g.apply1(DropoutMask(self.rate, g.new_random_stream(), self.name), x[0], g.seed_value())
+
+
+class SpatialDropout2D(Dropout):
+    """In training, each channel of each image becomes 0 as a whole with probability ``rate``, else ``x / (1 - rate)``; in
+    inference, ``x``. Neighbouring pixels are so alike that dropping some of them hides little.
+
+    Parameters
+    ----------
+    rate : float
+        In [0, 1).
+    data_format : "channels_last" or "channels_first"
+
+    References
+    ----------
+    J. Tompson et al., "Efficient object localization using convolutional networks", 2015, section 3.2.
+    """
+
+    type_name = "cnnext/SpatialDropout2D@1"
+
+    data_format: str = data_format()
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != 4:
+            raise self.error("src", "have rank 4, (N, H, W, C)", shapes[0])
+        return shapes[0]
+
+    def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value | Sequence[Value] | None:
+        samples, _, _, channels = x[0].shape
+        assert samples is not None and channels is not None, "shapes are known where a plan is made"
+        ones = constant(np.ones((samples, 1, 1, channels), np.float32), "ones")
+        mask = g.apply1(DropoutMask(self.rate, g.new_random_stream(), f"{self.name}/mask"), ones, g.seed_value())
+        return multiply(g, x[0], mask)
 
 
 class DropoutMask(Layer):

@@ -8,8 +8,8 @@ A layer file has one order: attributes, parameters, shape rule, gradient, loweri
 - how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
   ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
 
-The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``band``, ``window``,
-``macs``.
+The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``band``, ``images``,
+``window``, ``macs``.
 
 ``to_onnx(b, node)`` says what the layer is in an ONNX file: ``b``, a ``cnnext.onnx.builder.OnnxBuilder``, appends nodes and
 names tensors. The layer is asked in its channels-last form; its ``activation``, if it has such an attribute, is exported
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,11 +31,14 @@ import numpy as np
 from cnnext.errors import PluginError, message
 from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Shape, Value
 from cnnext.layers.attributes import REQUIRED, Attribute
+from cnnext.training.regularizers import L1L2
 
 if TYPE_CHECKING:
     from cnnext.graph.plan import PlanBuilder, View
     from cnnext.onnx.builder import OnnxBuilder
     from cnnext.stored import Tensor
+    from cnnext.training.initializers import Initializer
+
 
 @dataclass(frozen=True)
 class ParameterSpec:
@@ -44,18 +47,21 @@ class ParameterSpec:
     Parameters
     ----------
     shape : tuple of int
-    initializer : str
-        A name of ``cnnext.training.initializers``.
+    initializer : str or Initializer
+        Of ``cnnext.training.initializers``.
     fan_in, fan_out : int
         What the variance-scaling initializers divide by.
     trainable : bool
+    regularizer : L1L2, optional
+        A penalty that is added to the loss.
     """
 
     shape: tuple[int, ...]
-    initializer: str = "glorot_uniform"
+    initializer: str | Initializer = "glorot_uniform"
     fan_in: int = 1
     fan_out: int = 1
     trainable: bool = True
+    regularizer: L1L2 | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,22 @@ class Band:
     attributes: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Images:
+    """What of a node belongs to single images, the first axis of a value (N, H, W, C).
+
+    Parameters
+    ----------
+    inputs : tuple of bool
+        Which inputs are cut by images like the output; the others are read whole for each image.
+    unit : int
+        Images that one index of the output's first axis stands for: for sums over several of them.
+    """
+
+    inputs: tuple[bool, ...]
+    unit: int = 1
+
+
 class _Counter(threading.local):
     """Numbers for default names: conv2d, conv2d_1, ..."""
 
@@ -127,6 +149,9 @@ class Layer:
         ``vendor/Layer@version``: what a model file stores.
     weights : dict of str to Parameter
         Empty until the layer is first applied to a value.
+    trainable : bool
+        May be set at any time. False freezes the layer: training leaves its parameters as they are, and a layer that keeps
+        statistics (batch normalization) uses those, as in inference, and does not move them.
     """
 
     type_name: ClassVar[str] = ""
@@ -157,6 +182,7 @@ class Layer:
         self.name = name if name is not None else _default_name(label)
         self.weights: dict[str, Parameter] = {}
         self._weight_values: dict[str, Value] = {}
+        self._trainable = True
         self.stored_weights: dict[str, Tensor] | None = None  # a model file's, taken by build instead of new ones
         self._built_for: tuple[Shape, ...] | None = None
         self.validate()
@@ -180,6 +206,23 @@ class Layer:
     def validate(self) -> None:
         """Check rules between attributes; raise ``ValueError``."""
 
+    def take_name_beside(self, taken: Container[str]) -> None:
+        """Where the name is taken and nobody gave it, take the next number that is free."""
+        stem, number = type(self).__name__.lower(), 1
+        while self._given_name is None and self.name in taken:
+            self.name, number = f"{stem}_{number}", number + 1
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training may change what the layer holds."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(message(self.where, "trainable", "be True or False", value))
+        self._trainable = bool(value)
+
     @property
     def where(self) -> str:
         """How errors call this layer."""
@@ -197,7 +240,8 @@ class Layer:
 
     def config(self) -> dict[str, Any]:
         """The attributes as JSON-able values, for model files and copies."""
-        return {key: _to_json(getattr(self, key)) for key in type(self).attributes}
+        values = ((key, attribute, getattr(self, key)) for key, attribute in type(self).attributes.items())
+        return {key: _to_json(value) for key, attribute, value in values if attribute.is_stored(value)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], name: str) -> Layer:
@@ -243,7 +287,7 @@ class Layer:
                              {k: a.shape for k, a in stored.items()}, *shapes)
         for key, spec in specs.items():
             data = stored[key] if stored is not None else self._drawn(key, spec)
-            self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable)
+            self.weights[key] = Parameter(f"{self.name}/{key}", data, spec.trainable, spec.regularizer)
         self._built_for = shapes
 
     def _drawn(self, key: str, spec: ParameterSpec) -> np.ndarray:
@@ -393,6 +437,11 @@ class Layer:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
 
+    @property
+    def views_input(self) -> bool:
+        """Whether the output may lie in the input's memory (``view``)."""
+        return type(self).view is not Layer.view
+
     def band(self, node: Node, first: int, last: int) -> Band | None:
         """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed; None: never by themselves.
 
@@ -402,6 +451,14 @@ class Layer:
         if self.as_epilogue() is None or node.weights or len(node.inputs) != 1:
             return None
         return Band(((first, last),))
+
+    def images(self, node: Node) -> Images | None:
+        """Which inputs some images of the output (N, H, W, C) are computed from; None: not from images apart.
+
+        A training step computes neighbouring layers that say so for some images at a time, so that what one writes is still
+        in the cache when the next reads it. Inputs of other shapes than (N, H, W, C) are never cut, whatever this says.
+        """
+        return Images((True,)) if self.as_epilogue() is not None and not node.weights and len(node.inputs) == 1 else None
 
     keeps_order: ClassVar[bool] = False  # the output has the source's elements in the source's order
 
@@ -448,6 +505,8 @@ def to_channels_last(shape: Shape) -> Shape:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Layer):
         return {"type": value.type_name, "attributes": value.config()}
+    if isinstance(value, L1L2):
+        return [value.l1, value.l2]
     if isinstance(value, tuple):
         return [_to_json(v) for v in value]
     if isinstance(value, float) and value in (float("inf"), -float("inf")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,15 +20,16 @@ from cnnext.layers._taps import (
     Window2D,
     panel_vectors,
 )
-from cnnext.layers._weighted import BackwardData, BackwardWeights, weighted_gradient
+from cnnext.layers._weighted import BackwardData, BackwardWeights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import receptive_window
-from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.attributes import activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.depthwise_conv2d import channels_of
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class LocallyConnected2D(Layer):
@@ -46,6 +47,9 @@ class LocallyConnected2D(Layer):
     use_bias, activation, strict, data_format
         As in ``Conv2D``. The source's rows and columns must be known when the layer is built.
 
+    kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer
+        As in ``Conv2D``.
+
     Weights
     -------
     weights (OH, OW, KH*KW*IC, OC), bias (OH, OW, OC)
@@ -62,16 +66,17 @@ class LocallyConnected2D(Layer):
     activation: str | Layer | None = activation()
     strict: bool = boolean(False)
     data_format: str = data_format()
+    kernel_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    kernel_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         _, oh, ow, _ = self.output_shape(*shapes)
         assert oh is not None and ow is not None, "output_shape refuses unknown extents"
         taps, channels = prod(self.kernel_size), channels_of(self, shapes[0])
-        specs = {"weights": ParameterSpec((oh, ow, taps * channels, self.filters), "glorot_uniform", taps * channels,
-                                          taps * self.filters)}
-        if self.use_bias:
-            specs["bias"] = ParameterSpec((oh, ow, self.filters), "zeros")
-        return specs
+        return weights_and_bias(self, (oh, ow, taps * channels, self.filters), taps * channels, taps * self.filters,
+                                (oh, ow, self.filters))
 
     def geometry(self, shape: Shape) -> Window2D:
         """The window with its padding resolved for a source shape."""

@@ -34,7 +34,7 @@ def lower_forward(layer: Layer, b: PlanBuilder, node: Node) -> None:
     """Append the Python step that calls ``layer.forward``."""
     n_inputs, keys = len(node.inputs), list(node.weights)
     kept: _Kept | None = vars(layer).get("_kept")
-    training = b.training
+    training = b.training and not node.keeps_statistics
 
     def call(src: list[np.ndarray], dst: list[np.ndarray]) -> None:
         ctx = SimpleNamespace(training=training, weights=dict(zip(keys, src[n_inputs:], strict=True)), diff_weights={})

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers._taps import Pair, Window2D
+from cnnext.layers._weighted import bias_spec
 from cnnext.layers._windows import receptive_window
-from cnnext.layers.attributes import activation, boolean, data_format, integer, padding, pair
+from cnnext.layers.attributes import activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.conv2d import Conv2D, output_size
 from cnnext.layers.depthwise_conv2d import DepthwiseConv2D, channels_of
 from cnnext.layers.layer import Layer, ParameterSpec, Window
+
+if TYPE_CHECKING:
+    from cnnext.training.regularizers import L1L2
 
 
 class SeparableConv2D(Layer):
@@ -25,8 +30,10 @@ class SeparableConv2D(Layer):
         Of the depthwise part, as in ``DepthwiseConv2D``.
     use_bias, activation
         Of the pointwise part, as in ``Conv2D``.
-    strict, data_format
+    strict, data_format, bias_initializer, bias_regularizer
         As in ``Conv2D``.
+    depthwise_initializer, pointwise_initializer, depthwise_regularizer, pointwise_regularizer
+        As ``kernel_initializer`` and ``kernel_regularizer`` there.
 
     Weights
     -------
@@ -49,17 +56,24 @@ class SeparableConv2D(Layer):
     activation: str | Layer | None = activation()
     strict: bool = boolean(False)
     data_format: str = data_format()
+    depthwise_initializer: Any = initializer("glorot_uniform")
+    pointwise_initializer: Any = initializer("glorot_uniform")
+    bias_initializer: Any = initializer("zeros")
+    depthwise_regularizer: L1L2 | None = regularizer()
+    pointwise_regularizer: L1L2 | None = regularizer()
+    bias_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         channels, multiplier, taps = channels_of(self, shapes[0]), self.depth_multiplier, prod(self.kernel_size)
         between = channels * multiplier
         specs = {
-            "depthwise": ParameterSpec((*self.kernel_size, channels, multiplier), "glorot_uniform", taps,
-                                       taps * multiplier),
-            "pointwise": ParameterSpec((1, 1, between, self.filters), "glorot_uniform", between, self.filters),
+            "depthwise": ParameterSpec((*self.kernel_size, channels, multiplier), self.depthwise_initializer, taps,
+                                       taps * multiplier, regularizer=self.depthwise_regularizer),
+            "pointwise": ParameterSpec((1, 1, between, self.filters), self.pointwise_initializer, between, self.filters,
+                                       regularizer=self.pointwise_regularizer),
         }
         if self.use_bias:
-            specs["bias"] = ParameterSpec((self.filters,), "zeros")
+            specs["bias"] = bias_spec(self, (self.filters,))
         return specs
 
     def output_shape(self, *shapes: Shape) -> Shape:

@@ -78,7 +78,7 @@ from cnnext.reference.loss import (
     sparse_categorical_crossentropy_backward,
 )
 from cnnext.reference.matmul import matmul, matmul_backward
-from cnnext.reference.optimizer import adam, clip_by_norm, lamb, rmsprop, sgd
+from cnnext.reference.optimizer import adam, clip_by_norm, lamb, mean_gradient, moving_average, rmsprop, sgd
 from cnnext.reference.pooling import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -198,10 +198,12 @@ __all__ = [
     "maximum_backward",
     "mean_absolute_error",
     "mean_absolute_error_backward",
+    "mean_gradient",
     "mean_squared_error",
     "mean_squared_error_backward",
     "minimum",
     "minimum_backward",
+    "moving_average",
     "multiply",
     "multiply_backward",
     "numerical_gradient",

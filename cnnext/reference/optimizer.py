@@ -110,6 +110,19 @@ def lamb(w: Array, m: Array, v: Array, dw: Array, step: int, rate: float = 1e-3,
     return w - rate * ratio * direction, m, v
 
 
+def mean_gradient(gradients: list[Array]) -> Array:
+    """What an update takes where the gradients of several batches are accumulated."""
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total = total + gradient
+    return total / len(gradients)
+
+
+def moving_average(mean: Array, w: Array, momentum: float) -> Array:
+    """The exponential moving average of weights after an update."""
+    return momentum * mean + (1 - momentum) * w
+
+
 def clip_by_norm(gradients: list[Array], bound: float) -> list[Array]:
     """The gradients, scaled down so that the norm of all of them together is at most ``bound``."""
     norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))

@@ -287,6 +287,57 @@ class JSONLinesLogger(_EpochLog):
         return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+class TensorBoardLogger(Callback):
+    """Files for TensorBoard: each value by epoch, training and validation in one chart, and the learning rate.
+
+    Needs a writer of such files: the package tensorboardX, or PyTorch with tensorboard. A training that goes on, or begins
+    anew, in the same folder hides what was written there of the epochs that it repeats.
+
+    Parameters
+    ----------
+    log_dir : path
+        A folder for each run; ``tensorboard --logdir`` takes it or the folder that holds it.
+
+    Raises
+    ------
+    ImportError
+        If there is no writer.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str] = "logs"):
+        self.log_dir = os.fspath(log_dir)
+        self._new_writer = _event_writer()
+        self._writer: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        if self._writer is None:
+            # the suffix, since the writers name files by the second
+            self._writer = self._new_writer(self.log_dir, purge_step=epoch, filename_suffix=f".from-epoch-{epoch}")
+        for name, value in {"learning_rate": self.model.optimizer.learning_rate, **logs}.items():
+            kind = "validation" if name.startswith("val_") else "training"
+            tag = name if name == "learning_rate" else f"{name.removeprefix('val_')}/{kind}"
+            self._writer.add_scalar(tag, value, epoch)
+        self._writer.flush()
+
+    def on_train_end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _event_writer() -> Any:
+    """The class that writes the files, of whichever package is there."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            text = "TensorBoardLogger needs a writer of its files. Install it: pip install tensorboardX"
+            raise ImportError(text, name="tensorboardX") from None
+    return SummaryWriter
+
+
 def check_callbacks(callbacks: Any) -> list[Callback]:
     """The callbacks as a list.
 

@@ -7,7 +7,9 @@ A checkpoint is one file in a folder of its own, so that it is replaced as a who
     optimizer/I/J           what the optimizer keeps for it
     order                   the examples' order in the epoch that runs, where they are shuffled
     means/NAME              sums over the steps of that epoch so far
+    counts/NAME             confusion matrices of those steps
     history/NAME            a value for each epoch that is over
+    learning_rates          the rate at its end
     callback/I/KEY          what callback I remembers
 """
 
@@ -31,6 +33,7 @@ from cnnext.stored import Tensor, in_memory
 from cnnext.training.callbacks import Callback
 from cnnext.training.history import History, Means
 from cnnext.training.initializers import generator
+from cnnext.training.metrics import ConfusionMetric, Metric
 
 if TYPE_CHECKING:
     from cnnext.training.loop import Trainer
@@ -51,7 +54,8 @@ class TrainingState:
         Of the model, in its order.
     slots : dict of int to list of ndarray
         What the optimizer keeps for each parameter that it has updated, by the parameter's index.
-    steps : int
+    steps, accumulated : int
+        Updates, and batches whose gradients wait for the next one.
     learning_rate : float, or None
         None where a schedule gives it: that follows from the steps.
     random : dict
@@ -61,6 +65,7 @@ class TrainingState:
     parameters: list[np.ndarray]
     slots: dict[int, list[np.ndarray]]
     steps: int
+    accumulated: int
     learning_rate: float | None
     random: dict[str, Any]
 
@@ -71,7 +76,7 @@ class TrainingState:
         slots = {i: [s.data.copy() for s in optimizer.states(p)]
                  for i, p in enumerate(parameters) if p in optimizer._states}
         rate = optimizer.learning_rate if optimizer.schedule is None else None
-        return cls([p.peek().copy() for p in parameters], slots, optimizer.steps, rate,
+        return cls([p.peek().copy() for p in parameters], slots, optimizer.steps, optimizer.accumulated, rate,
                    dict(generator().bit_generator.state))
 
     def restore(self, trainer: Trainer) -> None:
@@ -80,10 +85,9 @@ class TrainingState:
         for i, (p, array) in enumerate(zip(trainer.model.parameters, self.parameters, strict=True)):
             p.assign(array)
             if i in self.slots or p in optimizer._states:
-                states = optimizer.states(p)
-                for state, kept in zip(states, self.slots.get(i, [np.zeros_like(s.data) for s in states]), strict=True):
+                for state, kept in zip(optimizer.states(p), self.slots.get(i) or optimizer.first_states(p), strict=True):
                     state.assign(kept)
-        optimizer.steps = self.steps
+        optimizer.steps, optimizer.accumulated = self.steps, self.accumulated
         if self.learning_rate is not None and optimizer.schedule is None:
             optimizer.learning_rate = self.learning_rate
         generator().bit_generator.state = self.random
@@ -96,6 +100,7 @@ class Progress:
     Attributes
     ----------
     examples, batch_size : int
+        No examples are known beforehand of what a generator gives.
     shuffle : bool
     epoch, step : int
         The epoch that runs or comes next, from 1, and the steps of it that are done.
@@ -105,6 +110,8 @@ class Progress:
         Of this epoch's augmentation.
     means : Means
         Over the steps that are done.
+    learning_rate : float
+        Of the last of them.
     history : History
         Of the epochs before.
     stopped : bool
@@ -119,12 +126,13 @@ class Progress:
     order: np.ndarray | None = None
     seed: int | None = None
     means: Means = field(default_factory=Means)
+    learning_rate: float = 0.0
     history: History = field(default_factory=History)
     stopped: bool = False
 
     def end_epoch(self, values: dict[str, float]) -> None:
         """Go on to the next epoch."""
-        self.history.append(values)
+        self.history.append(values, self.learning_rate)
         self.epoch, self.step, self.order, self.seed, self.means = self.epoch + 1, 0, None, None, Means()
 
 
@@ -170,10 +178,11 @@ class Checkpoint:
         kept = _kept(callbacks)
         document = {
             "checkpoint": FORMAT, "optimizer": type(trainer.optimizer).__name__,
-            "steps": state.steps, "learning_rate": state.learning_rate, "random": json.dumps(state.random),
+            "steps": state.steps, "accumulated": state.accumulated, "learning_rate": state.learning_rate,
+            "random": json.dumps(state.random),
             "examples": progress.examples, "batch_size": progress.batch_size, "shuffle": progress.shuffle,
             "epoch": progress.epoch, "step": progress.step, "seed": progress.seed, "weight": progress.means.weight,
-            "stopped": progress.stopped,
+            "latest_rate": progress.learning_rate, "stopped": progress.stopped,
             "callbacks": [type(c).__name__ for c, _ in kept],
         }
         try:
@@ -228,18 +237,36 @@ class Checkpoint:
         if [a.shape for a in state.parameters] != shapes:
             raise ValueError(message(self.where, "parameters", f"have the shapes of model {trainer.model.name!r}, {shapes}",
                                      [a.shape for a in state.parameters]))
-        optimizer, n = type(trainer.optimizer).__name__, len(trainer.optimizer.state_names)
+        optimizer, n = type(trainer.optimizer).__name__, len(trainer.optimizer.slot_names)
         if document["optimizer"] != optimizer or any(len(slots) != n for slots in state.slots.values()):
             raise ValueError(message(self.where, "optimizer", f"be {optimizer} with {n} array(s) for each parameter",
                                      document["optimizer"]))
+        if state.accumulated >= trainer.optimizer.gradient_accumulation_steps:
+            rule = f"be more than {state.accumulated}, the batches that wait for an update"
+            raise ValueError(message(optimizer, "gradient_accumulation_steps", rule,
+                                     trainer.optimizer.gradient_accumulation_steps, self.where))
         for i, slots in state.slots.items():
             if i >= len(shapes) or any(s.shape != shapes[i] for s in slots):
                 raise ModelFileError(f"{self.where}: is damaged: optimizer/{i} has another shape than its parameter.")
         if found.step:
+            self._check_metrics(trainer, found.means)
             for name in ("examples", "batch_size", "shuffle"):
                 rule = f"be as in the epoch that is to go on, {getattr(found, name)}"
                 if getattr(now, name) != getattr(found, name):
                     raise ValueError(message("fit", name, rule, getattr(now, name), self.where))
+
+    def _check_metrics(self, trainer: Trainer, found: Means) -> None:
+        """In the middle of an epoch the metrics have to be those that it began with."""
+        wanted = {"loss", *(m.name for m in trainer.metrics if isinstance(m, Metric))}
+        counted = {m.counted for m in trainer.metrics if isinstance(m, ConfusionMetric)}
+        kept = {*found.sums, *found.counts}
+        if kept != wanted | counted:
+            raise ValueError(message("fit", "metrics", f"be as in the epoch that is to go on, {sorted(kept)}",
+                                     sorted(wanted | counted), self.where))
+        classes = max(int(trainer.model.graph.outputs[0].shape[-1] or 0), 2)
+        for name, matrix in found.counts.items():
+            if matrix.shape != (classes, classes) or matrix.dtype != INT64:
+                raise ModelFileError(f"{self.where}: is damaged: counts/{name} is no matrix of {classes} classes.")
 
     def _restore_callbacks(self, callbacks: Sequence[Callback], names: list[str], kept: list[dict[str, np.ndarray]]) -> None:
         stateful = [c for c, _ in _kept(callbacks)]
@@ -264,7 +291,9 @@ def _tensors(state: TrainingState, progress: Progress, kept: Sequence[Mapping[st
     if progress.order is not None:
         tensors["order"] = progress.order
     tensors |= {f"means/{name}": np.array([total]) for name, total in progress.means.sums.items()}
+    tensors |= {f"counts/{name}": array for name, array in progress.means.counts.items()}
     tensors |= {f"history/{name}": np.array(values) for name, values in progress.history.history.items()}
+    tensors["learning_rates"] = np.array(progress.history.learning_rates)
     return tensors | {f"callback/{i}/{key}": a for i, values in enumerate(kept) for key, a in values.items()}
 
 
@@ -281,22 +310,25 @@ def _state(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Tra
     np.random.PCG64().state = random        # refuses what is no state
     return TrainingState([parameters[str(i)] for i in range(len(parameters))], slots,
                          as_int("checkpoint", "steps", document["steps"], minimum=0),
+                         as_int("checkpoint", "accumulated", document.get("accumulated", 0), minimum=0),
                          None if rate is None else as_number("checkpoint", "learning_rate", rate, above=0), random)
 
 
 def _progress(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> Progress:
     epoch, step, weight, examples, batch_size = (
         as_int("checkpoint", key, document[key], minimum=minimum)
-        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 1), ("batch_size", 1)))
+        for key, minimum in (("epoch", 1), ("step", 0), ("weight", 0), ("examples", 0), ("batch_size", 1)))
     order = arrays.get("order")
     if order is not None and (order.dtype != INT64 or not np.array_equal(np.sort(order), np.arange(examples))):
         raise ValueError("`order` is no order of the examples")
-    means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight)
-    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)))
-    if any(len(values) != epoch - 1 for values in history.history.values()):
+    means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight, _under(arrays, "counts/"))
+    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)),
+                      arrays["learning_rates"].tolist())
+    if any(len(values) != epoch - 1 for values in (history.learning_rates, *history.history.values())):
         raise ValueError(f"`history` has not {epoch - 1} values")
     seed = document["seed"]
     if seed is not None:
         seed = as_int("checkpoint", "seed", seed, minimum=0, maximum=2**63 - 1)
-    return Progress(examples, batch_size, document["shuffle"] is True, epoch, step, order, seed, means, history,
+    rate = as_number("checkpoint", "latest_rate", document["latest_rate"], minimum=0)
+    return Progress(examples, batch_size, document["shuffle"] is True, epoch, step, order, seed, means, rate, history,
                     document["stopped"] is True)

@@ -39,6 +39,10 @@ class Dataset:
         """None: nothing is drawn at random."""
         return None
 
+    def name_at(self, place: int) -> str:
+        """What an error calls an example."""
+        return f"x[{place}]"
+
     def batches(self, batch_size: int, order: np.ndarray | None = None, seed: int | None = None) -> Batches:
         """Batches in the given order of examples, or as they lie; the last may be smaller. ``seed`` changes nothing."""
         for start in range(0, len(self) if order is None else len(order), batch_size):
@@ -110,6 +114,8 @@ def shown(shape: Shape) -> str:
 
 def as_array(where: str, argument: str, data: Any) -> np.ndarray:
     """Numbers as an array; texts, objects and complex numbers are refused."""
+    if data is None:
+        raise TypeError(message(where, argument, "hold real numbers; it is missing", data))
     try:
         array = np.asarray(data)
     except ValueError:  # rows of different lengths

@@ -52,6 +52,14 @@ class Loss(ABC):
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         """Append the loss of a batch to a graph: its mean over all positions, shape (1,)."""
 
+    def for_mixtures(self) -> Loss | None:
+        """The loss for targets that are mixtures of targets, as rows; None where it means nothing for them."""
+        return self
+
+    def threshold(self, prediction: Value) -> float | None:
+        """What parts the two classes of predictions of one column; None where they are no classes."""
+        return 0.5 if _last_layer(prediction, "cnnext/Sigmoid@1") is not None else None
+
     @abstractmethod
     def check_targets(self, where: str, targets: np.ndarray, prediction: Shape, argument: str = "y") -> np.ndarray:
         """Check a whole data set's targets and return them in the shape that the loss takes, the dtype untouched.
@@ -67,6 +75,9 @@ class Loss(ABC):
 
 class _Crossentropy(Loss):
     """What the cross-entropies of classes share: how predictions are understood, smoothing, weights of classes."""
+
+    def threshold(self, prediction: Value) -> float | None:
+        return None     # one column is one class, whatever it holds
 
     def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0,
                  class_weight: Mapping[int, float] | Sequence[float] | None = None):
@@ -141,6 +152,9 @@ class SparseCategoricalCrossentropy(_Crossentropy):
 
     target_dtype = INT64
 
+    def for_mixtures(self) -> Loss | None:
+        return CategoricalCrossentropy(self.from_logits, self.label_smoothing, self.class_weight)
+
     def target_shape(self, prediction: Shape) -> Shape:
         return prediction[:-1]
 
@@ -211,6 +225,9 @@ class CategoricalCrossentropy(_Crossentropy):
         return self.of_rows(g, prediction, target)
 
     def check_targets(self, where: str, targets: np.ndarray, prediction: Shape, argument: str = "y") -> np.ndarray:
+        if targets.dtype.kind in "iu" and matches(targets.shape, prediction[:-1]):
+            raise ValueError(message(where, argument, f"have shape {shown(prediction)}", targets,
+                                     "labels are for SparseCategoricalCrossentropy"))
         targets = _check_values(where, targets, prediction, argument, (0, 1))
         self.weights(where, int(prediction[-1] or 0))
         totals = targets.sum(axis=-1, dtype=np.float64)
@@ -246,9 +263,15 @@ class BinaryCrossentropy(ElementLoss):
     def __repr__(self) -> str:
         return f"BinaryCrossentropy(from_logits={self.from_logits}, label_smoothing={self.label_smoothing})"
 
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.0 if self._takes_logits(prediction) else 0.5
+
+    def _takes_logits(self, prediction: Value) -> bool:
+        return _last_layer(prediction, "cnnext/Sigmoid@1") is None if self.from_logits is None else self.from_logits
+
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         sigmoid = None if self.from_logits else _last_layer(prediction, "cnnext/Sigmoid@1")
-        from_logits = sigmoid is None if self.from_logits is None else self.from_logits
+        from_logits = self._takes_logits(prediction)
         if sigmoid is not None and sigmoid is prediction.node:
             prediction, from_logits = sigmoid.inputs[0], True
         if self.label_smoothing:
@@ -314,6 +337,12 @@ class Hinge(ElementLoss):
     Targets have the predictions' shape and are -1 or 1; where all of them are 0 or 1, 0 is taken as -1.
     """
 
+    def for_mixtures(self) -> Loss | None:
+        return None
+
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.0
+
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         margin = g.apply1(Affine(-1.0, 1.0, name="margin"), multiply(g, target, prediction))
         return _mean(g, g.apply1(ReLU(name="hinge"), margin))
@@ -356,6 +385,9 @@ class Dice(ElementLoss):
 
     def __repr__(self) -> str:
         return f"Dice(axes={self.axes}, smooth={self.smooth})"
+
+    def threshold(self, prediction: Value) -> float | None:
+        return 0.5
 
     def append(self, g: Graph, prediction: Value, target: Value) -> Value:
         both = self._sum(g, "intersection", multiply(g, prediction, target))
@@ -415,9 +447,24 @@ def _check_values(where: str, targets: np.ndarray, prediction: Shape, argument: 
     return targets
 
 
-def _bad_element(where: str, argument: str, rule: str, array: np.ndarray, bad: np.ndarray) -> ValueError:
+class TargetError(ValueError):
+    """A target that is out of range.
+
+    Attributes
+    ----------
+    place : int
+        Of its example in the data.
+    """
+
+    def __init__(self, text: str, place: int):
+        super().__init__(text)
+        self.place = place
+
+
+def _bad_element(where: str, argument: str, rule: str, array: np.ndarray, bad: np.ndarray) -> TargetError:
     index = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
-    return ValueError(message(where, f"{argument}[{', '.join(map(str, index))}]", rule, array[index].item()))
+    text = message(where, f"{argument}[{', '.join(map(str, index))}]", rule, array[index].item())
+    return TargetError(text, index[0])
 
 
 def _last_layer(value: Value, type_name: str) -> Node | None:
@@ -576,6 +623,21 @@ def lower_sum_squares(b: PlanBuilder, src: View, dst: View) -> None:
     (view,) = _unit_rows([src])
     rows, chunk, tiles = _chunk_tiles(view.shape)
     _sum_of_tiles(b, "sum_squares", [view], dst, tiles, 1.0, {"rows": rows, "chunk": chunk}, scratch_bytes=0)
+
+
+class SumSquares(Layer):
+    """Sum of the squares of all elements, shape (1,)."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (1,)
+
+    def gradient(self, g: Graph, node: Node, *diff_dst: Value | None) -> Gradients:
+        dy = diff_dst[0]
+        assert dy is not None
+        return Gradients([multiply(g, node.inputs[0], scaled(g, dy, 2.0))])
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        lower_sum_squares(b, b.view(node.inputs[0]), b.view(node.output))
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from cnnext.training.loop import Trainer
 
 
-def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray, examples: np.ndarray) -> str:
+def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray,
+                    name: Callable[[int], str]) -> str:
     """A sentence that says where it comes from: the batch, a parameter, or the first layer of the forward pass.
 
     Parameters
@@ -28,12 +29,12 @@ def first_nonfinite(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray, ex
         In the state before the step, with the generator too. Running statistics are not moved.
     x, y : list of ndarray, ndarray
         The batch.
-    examples : ndarray of int
-        Which examples of the data it holds.
+    name : callable
+        ``name(i)`` is what an error calls example i of the batch.
     """
     for array in x:
         if (found := _first(array)) is not None:
-            return f"It comes from the data: x[{examples[found[0]]}] holds {array[found]}."
+            return f"It comes from the data: {name(found[0])} holds {array[found]}."
     if bad := bad_parameter(trainer.model):
         return f"Parameter {bad} before the step already."
     values, arrays = _forward(trainer, x, y)
@@ -58,7 +59,7 @@ def _forward(trainer: Trainer, x: Sequence[np.ndarray], y: np.ndarray) -> tuple[
     g = prepare(trainer.model.graph, [a.shape for a in x], training=True)
     g.effects = []
     target = Value(y.shape, y.dtype, "target")
-    loss = trainer.loss.append(g, g.outputs[0], target)
+    loss = trainer.loss_of(g, g.outputs[0], target)
     g.outputs = [loss]
     g.inputs = [*g.inputs, target]
     g.order()

@@ -1,12 +1,13 @@
-"""Optimizers: how parameters follow their gradients. Each gives the node that updates one parameter in place."""
+"""Optimizers: how parameters follow their gradients. Each gives the nodes that update parameters in place."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,16 +15,58 @@ from cnnext.errors import message, unknown
 from cnnext.graph.graph import FLOAT32, Graph, Node, Parameter, Shape, Value, constant
 from cnnext.layers._rows import row_step
 from cnnext.layers.activation import Clip
-from cnnext.layers.attributes import as_number
+from cnnext.layers.attributes import as_int, as_number
 from cnnext.layers.elementary import Sqrt
 from cnnext.layers.elementwise import Divide, Maximum, add, multiply
 from cnnext.layers.layer import Layer
-from cnnext.training.losses import lower_sum_squares
+from cnnext.training.losses import SumSquares, lower_sum_squares
 from cnnext.training.schedules import Schedule, as_rate, rate_at
 
 if TYPE_CHECKING:
     from cnnext.graph.memory import View
     from cnnext.graph.plan import PlanBuilder
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that an optimizer treats in their own way.
+
+    Parameters
+    ----------
+    match : str, list of str, or function
+        Patterns of names (``net.parameters`` has them), with ``*`` and ``?``: ``"*/bias"``, ``"conv1/*"``; or a function
+        that takes a ``Parameter`` (``name``, ``shape``, ``data``) and says whether it belongs to the group.
+    weight_decay : float, optional
+        In place of the optimizer's, at least 0.
+    learning_rate_multiplier : float
+        At least 0.
+
+    Examples
+    --------
+    >>> still = cx.ParameterGroup(["*/bias", "*/gamma", "*/beta"], weight_decay=0)
+    >>> slow = cx.ParameterGroup("body/*", learning_rate_multiplier=0.1)
+    >>> net.compile(cx.AdamW(1e-3, weight_decay=0.05, groups=[still, slow]))
+    """
+
+    match: str | Sequence[str] | Callable[[Parameter], bool]
+    weight_decay: float | None = None
+    learning_rate_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        patterns = [self.match] if isinstance(self.match, str) else self.match
+        if not callable(self.match) and not (isinstance(patterns, Sequence) and all(isinstance(p, str) for p in patterns)):
+            rule = "be a pattern of names, a list of them, or a function of a parameter"
+            raise TypeError(message("ParameterGroup", "match", rule, self.match))
+        if self.weight_decay is not None:
+            as_number("ParameterGroup", "weight_decay", self.weight_decay, minimum=0)
+        as_number("ParameterGroup", "learning_rate_multiplier", self.learning_rate_multiplier, minimum=0)
+
+    def holds(self, parameter: Parameter) -> bool:
+        """Whether a parameter belongs to the group."""
+        if callable(self.match):
+            return bool(self.match(parameter))
+        patterns = [self.match] if isinstance(self.match, str) else self.match
+        return any(fnmatchcase(parameter.name, pattern) for pattern in patterns)
 
 
 class Optimizer(ABC):
@@ -42,38 +85,71 @@ class Optimizer(ABC):
         The same for the norm of the gradients of all parameters together.
     clipvalue : float, optional
         Greater than 0: elements of gradients are cut off at ``-clipvalue`` and ``clipvalue``. One of the three at most.
+    groups : list of ParameterGroup
+        Parameters with another weight decay or learning rate; the first group that a parameter belongs to counts.
+    gradient_accumulation_steps : int, optional
+        So many batches make one update, by the mean of their gradients: as one batch of them all would, in the memory of
+        one (batch normalization still takes the statistics of each). Clipping is applied to the mean, schedules count
+        updates. Batches that are left at the end of an epoch go on in the next one.
+    use_ema : bool
+        Keep an average of each parameter too, ``average = ema_momentum * average + (1 - ema_momentum) * w`` after each
+        update. In ``fit`` validation and callbacks see the averages at the end of an epoch, and they take the weights' place
+        when it has ended; everywhere else, ``with net.ema_weights():``. Statistics of batch normalization are no parameters
+        that are updated, and stay as they are.
+    ema_momentum : float
+        In (0, 1).
 
     Attributes
     ----------
     steps : int
         Updates made so far.
+    accumulated : int
+        Batches whose gradients wait for the next update.
     """
 
-    n_hyper: ClassVar[int] = 1                  # numbers that change from step to step
+    n_numbers: ClassVar[int] = 1                # that change from step to step, for each group
     state_names: tuple[str, ...] = ()           # what is kept for each parameter
     state_start: float = 0.0                    # and its value before the first step
+    latest_rate: float = 0.0                    # the learning rate that was asked for last: of the step that is over
 
     def __init__(self, learning_rate: float | Schedule, weight_decay: float, clipnorm: float | None = None,
-                 global_clipnorm: float | None = None, clipvalue: float | None = None):
+                 global_clipnorm: float | None = None, clipvalue: float | None = None,
+                 groups: Sequence[ParameterGroup] = (), gradient_accumulation_steps: int | None = None,
+                 use_ema: bool = False, ema_momentum: float = 0.99):
+        where = type(self).__name__
         self.learning_rate = learning_rate
-        self.weight_decay = as_number(type(self).__name__, "weight_decay", weight_decay, minimum=0)
+        self.weight_decay = as_number(where, "weight_decay", weight_decay, minimum=0)
         given = {"clipnorm": clipnorm, "global_clipnorm": global_clipnorm, "clipvalue": clipvalue}
-        self.clipping = {name: as_number(type(self).__name__, name, bound, above=0) for name, bound in given.items()
-                         if bound is not None}
+        self.clipping = {name: as_number(where, name, bound, above=0) for name, bound in given.items() if bound is not None}
         if len(self.clipping) > 1:
             first, second = list(self.clipping)[:2]
-            raise ValueError(message(type(self).__name__, second, f"be None where {first} is given", given[second]))
+            raise ValueError(message(where, second, f"be None where {first} is given", given[second]))
+        if isinstance(groups, str) or not all(isinstance(group, ParameterGroup) for group in groups):
+            raise TypeError(message(where, "groups", "be a list of ParameterGroup", groups))
+        self.groups = list(groups)
+        self.gradient_accumulation_steps = 1 if gradient_accumulation_steps is None else as_int(
+            where, "gradient_accumulation_steps", gradient_accumulation_steps, minimum=1)
+        self.use_ema = bool(use_ema)
+        self.ema_momentum = as_number(where, "ema_momentum", ema_momentum, above=0, below=1)
         self.steps = 0
+        self.accumulated = 0
         self._states: dict[Parameter, list[Parameter]] = {}
 
     def __repr__(self) -> str:
-        named = {"learning_rate": self._learning_rate, **self.settings(), **self.clipping}
+        named: dict[str, Any] = {"learning_rate": self._learning_rate, **self.settings(), **self.clipping}
+        if self.groups:
+            named["groups"] = self.groups
+        if self.gradient_accumulation_steps > 1:
+            named["gradient_accumulation_steps"] = self.gradient_accumulation_steps
+        if self.use_ema:
+            named |= {"use_ema": True, "ema_momentum": self.ema_momentum}
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in named.items())})"
 
     @property
     def learning_rate(self) -> float:
         """Size of the next step."""
-        return rate_at(type(self).__name__, self._learning_rate, self.steps)
+        self.latest_rate = rate_at(type(self).__name__, self._learning_rate, self.steps)
+        return self.latest_rate
 
     @learning_rate.setter
     def learning_rate(self, value: float | Schedule) -> None:
@@ -88,29 +164,116 @@ class Optimizer(ABC):
     def settings(self) -> dict[str, float]:
         """The other arguments, by name, in their order."""
 
+    # What is kept
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """What is kept for each parameter: the optimizer's own states, a sum of gradients, an average."""
+        total = ("accumulated_gradient",) if self.gradient_accumulation_steps > 1 else ()
+        return (*self.state_names, *total, *(("average",) if self.use_ema else ()))
+
     def states(self, parameter: Parameter) -> list[Parameter]:
-        """What the optimizer keeps for a parameter; not trainable themselves."""
+        """What the optimizer keeps for a parameter, by ``slot_names``; not trainable themselves."""
         if parameter not in self._states:
-            self._states[parameter] = [
-                Parameter(f"{parameter.name}/{name}", np.full_like(parameter.data, self.state_start), trainable=False)
-                for name in self.state_names
-            ]
+            self._states[parameter] = [Parameter(f"{parameter.name}/{name}", array, trainable=False) for name, array in
+                                       zip(self.slot_names, self.first_states(parameter), strict=True)]
         return self._states[parameter]
 
+    def first_states(self, parameter: Parameter) -> list[np.ndarray]:
+        """What is kept for a parameter before its first update."""
+        start = {"accumulated_gradient": 0.0, "average": parameter.data}
+        return [np.full(parameter.shape, start.get(name, self.state_start), np.float32) for name in self.slot_names]
+
+    def averages(self, parameters: Iterable[Parameter]) -> dict[Parameter, Parameter]:
+        """The averages of those of the parameters that have been updated."""
+        return {p: self._states[p][-1] for p in parameters if p in self._states} if self.use_ema else {}
+
+    def count(self) -> None:
+        """Note that a batch has been trained on."""
+        self.accumulated = (self.accumulated + 1) % self.gradient_accumulation_steps
+        self.steps += self.accumulated == 0
+
+    # Groups
+
+    def check_groups(self, parameters: Sequence[Parameter]) -> None:
+        """Refuse a group to which none of the parameters belongs.
+
+        Raises
+        ------
+        ValueError
+        """
+        for i, group in enumerate(self.groups):
+            if not any(map(group.holds, parameters)):
+                rule = f"match a parameter; there are {', '.join(p.name for p in parameters)}"
+                raise ValueError(message(type(self).__name__, f"groups[{i}]", rule, group.match))
+
+    def _group_of(self, parameter: Parameter) -> int:
+        """0, or the number of the parameter's group from 1."""
+        return next((i for i, group in enumerate(self.groups, start=1) if group.holds(parameter)), 0)
+
+    def _decay_of(self, group: int) -> float:
+        decay = self.groups[group - 1].weight_decay if group else None
+        return self.weight_decay if decay is None else decay
+
+    # The step
+
+    @property
+    def n_hyper(self) -> int:
+        """Elements of ``hyper()``."""
+        return (1 + len(self.groups)) * (1 + self.n_numbers)
+
     def hyper(self) -> np.ndarray:
-        """The numbers of the coming step: float32, shape (n_hyper,)."""
-        return np.array([self.learning_rate], np.float32)
+        """The numbers of the coming step, float32: of each group, whether it is updated, and its ``numbers``."""
+        active = float(self.accumulated + 1 == self.gradient_accumulation_steps)
+        rate = self.learning_rate
+        rows = []
+        for i, factor in enumerate([1.0, *(group.learning_rate_multiplier for group in self.groups)]):
+            rows += [active, *self.numbers(rate * factor, self._decay_of(i))]
+        return np.array(rows, np.float32)
+
+    def numbers(self, rate: float, decay: float) -> list[float]:
+        """What a group's kernels take that changes from step to step, ``n_numbers``."""
+        return [rate]
 
     @abstractmethod
-    def update_layer(self, name: str) -> Layer:
-        """The operator that updates a parameter of this name."""
+    def update_layer(self, name: str, decay: float) -> Update:
+        """The operator that updates a parameter, of this name, with a weight decay."""
 
-    def append(self, g: Graph, weights: Value, diff_weights: Value, hyper: Value) -> None:
-        """Append the update of a parameter to a graph, among the nodes that are kept for their effect."""
+    def append(self, g: Graph, gradients: Mapping[Value, Value], hyper: Value) -> None:
+        """Append a step to a graph.
+
+        Parameters
+        ----------
+        g : Graph
+            The updates are appended among the nodes that are kept for their effect.
+        gradients : dict of Value to Value
+            By the values of the parameters.
+        hyper : Value
+            Of shape (n_hyper,).
+        """
+        diffs = self.clipped(g, [self._mean(g, weights, diff, hyper) for weights, diff in gradients.items()])
+        for weights, diff in zip(gradients, diffs, strict=True):
+            assert weights.parameter is not None
+            group, states = self._group_of(weights.parameter), self._state_values(weights.parameter)
+            kept = [value for name, value in states.items() if name != "accumulated_gradient"]
+            update = self.update_layer(f"{weights.parameter.name}/update", self._decay_of(group))
+            update.first_hyper = group * (1 + self.n_numbers)
+            update.ema = self.ema_momentum if self.use_ema else 0.0
+            g.apply(update, diff, hyper, weights, *kept)
+            g.effects.append(g.nodes[-1])
+
+    def _state_values(self, parameter: Parameter) -> dict[str, Value]:
+        states = [Value(s.shape, FLOAT32, s.name, parameter=s) for s in self.states(parameter)]
+        return dict(zip(self.slot_names, states, strict=True))
+
+    def _mean(self, g: Graph, weights: Value, diff: Value, hyper: Value) -> Value:
+        """The mean gradient of the batches that make an update."""
+        if self.gradient_accumulation_steps == 1:
+            return diff
         assert weights.parameter is not None
-        states = [Value(s.shape, FLOAT32, s.name, parameter=s) for s in self.states(weights.parameter)]
-        g.apply(self.update_layer(f"{weights.parameter.name}/update"), diff_weights, hyper, weights, *states)
-        g.effects.append(g.nodes[-1])
+        total = self._state_values(weights.parameter)["accumulated_gradient"]
+        layer = Accumulate(1 / self.gradient_accumulation_steps, f"{weights.parameter.name}/accumulate")
+        return g.apply1(layer, diff, hyper, total)
 
     def clipped(self, g: Graph, gradients: Sequence[Value]) -> list[Value]:
         """Append the clipping of all gradients of a step."""
@@ -146,8 +309,9 @@ class SGD(Optimizer):
         Step along ``gradient + momentum * velocity``.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
-    **clipping
-        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
+    **options
+        ``clipnorm``, ``global_clipnorm``, ``clipvalue``, ``groups``, ``gradient_accumulation_steps``, ``use_ema``,
+        ``ema_momentum``: as in ``Optimizer``.
 
     References
     ----------
@@ -155,8 +319,8 @@ class SGD(Optimizer):
     """
 
     def __init__(self, learning_rate: float | Schedule = 0.01, momentum: float = 0.0, nesterov: bool = False,
-                 weight_decay: float = 0.0, **clipping: float | None):
-        super().__init__(learning_rate, weight_decay, **clipping)
+                 weight_decay: float = 0.0, **options: Any):
+        super().__init__(learning_rate, weight_decay, **options)
         self.momentum = as_number("SGD", "momentum", momentum, minimum=0, below=1)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
@@ -166,8 +330,8 @@ class SGD(Optimizer):
     def settings(self) -> dict[str, float]:
         return {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
 
-    def update_layer(self, name: str) -> Layer:
-        params = {"momentum": self.momentum, "decay": self.weight_decay, "nesterov": self.nesterov}
+    def update_layer(self, name: str, decay: float) -> Update:
+        params = {"momentum": self.momentum, "decay": decay, "nesterov": self.nesterov}
         return Update("sgd", params, name)
 
 
@@ -183,8 +347,9 @@ class Adam(Optimizer):
         Greater than 0.
     weight_decay : float
         Decoupled from the moments (AdamW): ``w -= learning_rate * weight_decay * w``.
-    **clipping
-        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
+    **options
+        ``clipnorm``, ``global_clipnorm``, ``clipvalue``, ``groups``, ``gradient_accumulation_steps``, ``use_ema``,
+        ``ema_momentum``: as in ``Optimizer``.
 
     References
     ----------
@@ -192,12 +357,12 @@ class Adam(Optimizer):
     "Decoupled weight decay regularization", 2019.
     """
 
-    n_hyper = 3
+    n_numbers = 3
     state_names = ("first_moment", "second_moment")
 
     def __init__(self, learning_rate: float | Schedule = 0.001, beta_1: float = 0.9, beta_2: float = 0.999,
-                 epsilon: float = 1e-7, weight_decay: float = 0.0, **clipping: float | None):
-        super().__init__(learning_rate, weight_decay, **clipping)
+                 epsilon: float = 1e-7, weight_decay: float = 0.0, **options: Any):
+        super().__init__(learning_rate, weight_decay, **options)
         self.beta_1 = as_number(type(self).__name__, "beta_1", beta_1, minimum=0, below=1)
         self.beta_2 = as_number(type(self).__name__, "beta_2", beta_2, minimum=0, below=1)
         self.epsilon = as_number(type(self).__name__, "epsilon", epsilon, above=0)
@@ -212,11 +377,11 @@ class Adam(Optimizer):
         correction = math.sqrt(1 - self.beta_2**step)
         return correction / (1 - self.beta_1**step), correction
 
-    def hyper(self) -> np.ndarray:
-        rate, (first, second) = self.learning_rate, self.corrections()
-        return np.array([rate * first, self.epsilon * second, rate * self.weight_decay], np.float32)
+    def numbers(self, rate: float, decay: float) -> list[float]:
+        first, second = self.corrections()
+        return [rate * first, self.epsilon * second, rate * decay]
 
-    def update_layer(self, name: str) -> Layer:
+    def update_layer(self, name: str, decay: float) -> Update:
         return Update("adam", {"beta_1": self.beta_1, "beta_2": self.beta_2}, name)
 
 
@@ -224,8 +389,8 @@ class AdamW(Adam):
     """``Adam`` with its decoupled weight decay, which is 0.004 here unless given."""
 
     def __init__(self, learning_rate: float | Schedule = 0.001, beta_1: float = 0.9, beta_2: float = 0.999,
-                 epsilon: float = 1e-7, weight_decay: float = 0.004, **clipping: float | None):
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, **clipping)
+                 epsilon: float = 1e-7, weight_decay: float = 0.004, **options: Any):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay, **options)
 
 
 class Lamb(Adam):
@@ -239,20 +404,21 @@ class Lamb(Adam):
         As in ``Adam``.
     weight_decay : float
         Added to the direction before it is scaled.
-    **clipping
-        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
+    **options
+        ``clipnorm``, ``global_clipnorm``, ``clipvalue``, ``groups``, ``gradient_accumulation_steps``, ``use_ema``,
+        ``ema_momentum``: as in ``Optimizer``.
 
     References
     ----------
     Y. You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020, algorithm 2.
     """
 
-    def hyper(self) -> np.ndarray:
+    def numbers(self, rate: float, decay: float) -> list[float]:
         first, second = self.corrections()
-        return np.array([self.learning_rate, first, self.epsilon * second], np.float32)
+        return [rate, first, self.epsilon * second]
 
-    def update_layer(self, name: str) -> Layer:
-        params = {"beta_1": self.beta_1, "beta_2": self.beta_2, "decay": self.weight_decay}
+    def update_layer(self, name: str, decay: float) -> Update:
+        params = {"beta_1": self.beta_1, "beta_2": self.beta_2, "decay": decay}
         return LambUpdate("lamb_direction", params, name)
 
 
@@ -270,8 +436,9 @@ class RMSprop(Optimizer):
         Greater than 0, added to the root.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
-    **clipping
-        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
+    **options
+        ``clipnorm``, ``global_clipnorm``, ``clipvalue``, ``groups``, ``gradient_accumulation_steps``, ``use_ema``,
+        ``ema_momentum``: as in ``Optimizer``.
 
     References
     ----------
@@ -279,8 +446,8 @@ class RMSprop(Optimizer):
     """
 
     def __init__(self, learning_rate: float | Schedule = 0.001, rho: float = 0.9, momentum: float = 0.0,
-                 epsilon: float = 1e-7, weight_decay: float = 0.0, **clipping: float | None):
-        super().__init__(learning_rate, weight_decay, **clipping)
+                 epsilon: float = 1e-7, weight_decay: float = 0.0, **options: Any):
+        super().__init__(learning_rate, weight_decay, **options)
         self.rho = as_number("RMSprop", "rho", rho, minimum=0, below=1)
         self.momentum = as_number("RMSprop", "momentum", momentum, minimum=0, below=1)
         self.epsilon = as_number("RMSprop", "epsilon", epsilon, above=0)
@@ -289,9 +456,9 @@ class RMSprop(Optimizer):
     def settings(self) -> dict[str, float]:
         return {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon, "weight_decay": self.weight_decay}
 
-    def update_layer(self, name: str) -> Layer:
+    def update_layer(self, name: str, decay: float) -> Update:
         return Update("rmsprop", {"keep": self.rho, "take": 1 - self.rho, "momentum": self.momentum,
-                                  "epsilon": self.epsilon, "decay": self.weight_decay}, name)
+                                  "epsilon": self.epsilon, "decay": decay}, name)
 
 
 class Adagrad(Optimizer):
@@ -306,8 +473,9 @@ class Adagrad(Optimizer):
         Greater than 0, added to the root.
     weight_decay : float
         ``gradient + weight_decay * w`` takes the gradient's place (L2).
-    **clipping
-        ``clipnorm``, ``global_clipnorm`` or ``clipvalue``, as in ``Optimizer``.
+    **options
+        ``clipnorm``, ``global_clipnorm``, ``clipvalue``, ``groups``, ``gradient_accumulation_steps``, ``use_ema``,
+        ``ema_momentum``: as in ``Optimizer``.
 
     References
     ----------
@@ -317,22 +485,29 @@ class Adagrad(Optimizer):
     state_names = ("sum_of_squares",)
 
     def __init__(self, learning_rate: float | Schedule = 0.001, initial_accumulator_value: float = 0.1,
-                 epsilon: float = 1e-7, weight_decay: float = 0.0, **clipping: float | None):
-        super().__init__(learning_rate, weight_decay, **clipping)
+                 epsilon: float = 1e-7, weight_decay: float = 0.0, **options: Any):
+        super().__init__(learning_rate, weight_decay, **options)
         self.state_start = as_number("Adagrad", "initial_accumulator_value", initial_accumulator_value, minimum=0)
         self.epsilon = as_number("Adagrad", "epsilon", epsilon, above=0)
 
     def settings(self) -> dict[str, float]:
         return {"initial_accumulator_value": self.state_start, "epsilon": self.epsilon, "weight_decay": self.weight_decay}
 
-    def update_layer(self, name: str) -> Layer:
+    def update_layer(self, name: str, decay: float) -> Update:
         # A mean that forgets nothing is the sum.
-        return Update("rmsprop", {"keep": 1, "take": 1, "momentum": 0, "epsilon": self.epsilon,
-                                  "decay": self.weight_decay}, name)
+        return Update("rmsprop", {"keep": 1, "take": 1, "momentum": 0, "epsilon": self.epsilon, "decay": decay}, name)
 
 
 class Update(Layer):
-    """Updates a parameter in place: inputs gradient, hyper, parameter, its states; no output."""
+    """Updates a parameter in place: inputs gradient, hyper, parameter, its states, their average; no output.
+
+    Attributes
+    ----------
+    first_hyper : int
+        Where in hyper the numbers of the parameter's group begin.
+    ema : float
+        How long the average remembers; 0: there is none.
+    """
 
     n_inputs = None
     n_outputs = 0
@@ -341,37 +516,53 @@ class Update(Layer):
         super().__init__(name=name)
         self.kernel = kernel
         self.params = params
+        self.first_hyper = 0
+        self.ema = 0.0
 
     def output_shapes(self, *shapes: Shape) -> list[Shape]:
         return []
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         gradient, hyper, *targets = (b.view(v) for v in node.inputs)
-        row_step(b, self.kernel, [gradient, _everywhere(hyper, gradient)], targets, self.params, why="in place")
+        row_step(b, self.kernel, [gradient, self.numbers(hyper, gradient)], targets, {**self.params, "ema": self.ema},
+                 why="in place")
+
+    def numbers(self, hyper: View, like: View) -> View:
+        """The group's numbers as a source whose rows are those of another."""
+        return _everywhere(replace(hyper, offset=hyper.offset + self.first_hyper), like)
 
 
 class LambUpdate(Update):
     """The update of ``Lamb``: the direction, the two norms, the step."""
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        gradient, hyper, w, first, second = (b.view(v) for v in node.inputs)
+        gradient, hyper, w, first, second, *average = (b.view(v) for v in node.inputs)
         direction, (weights_2, direction_2) = b.temp(w.shape), (b.temp((1,)) for _ in range(2))
-        row_step(b, self.kernel, [gradient, _everywhere(hyper, w), w], [direction, first, second], self.params,
-                 why="moments in place")
+        hyper = self.numbers(hyper, w)
+        row_step(b, self.kernel, [gradient, hyper, w], [direction, first, second], self.params, why="moments in place")
         lower_sum_squares(b, w, weights_2)
         lower_sum_squares(b, direction, direction_2)
-        row_step(b, "lamb", [direction, *(_everywhere(v, w) for v in (hyper, weights_2, direction_2))], [w],
-                 why="in place")
+        row_step(b, "lamb", [direction, hyper, *(_everywhere(v, w) for v in (weights_2, direction_2))], [w, *average],
+                 {"ema": self.ema}, why="in place")
 
 
-class SumSquares(Layer):
-    """Sum of the squares of all elements, shape (1,)."""
+class Accumulate(Layer):
+    """Adds a gradient to a sum in place: inputs gradient, hyper, the sum. Output: the sum times a scale, where the step
+    updates; the sum then begins anew."""
+
+    n_inputs = 3
+
+    def __init__(self, scale: float, name: str):
+        super().__init__(name=name)
+        self.scale = scale
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        return (1,)
+        return shapes[0]
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        lower_sum_squares(b, b.view(node.inputs[0]), b.view(node.output))
+        gradient, hyper, total = (b.view(v) for v in node.inputs)
+        row_step(b, "accumulate", [gradient, _everywhere(hyper, gradient)], [b.view(node.output), total],
+                 {"scale": self.scale}, why="in place")
 
 
 def _everywhere(numbers: View, like: View) -> View:

@@ -7,7 +7,16 @@ import re
 import numpy as np
 import pytest
 
-from cnnext.data import ColorJitter, Cutout, RandomHorizontalFlip, RandomResizedCrop, RandomRotation, RandomShift
+from cnnext.data import (
+    ColorJitter,
+    CutMix,
+    Cutout,
+    Mixup,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomShift,
+)
 from tests.data.test_images import shift
 
 STEPS = [RandomHorizontalFlip(), RandomShift(3), RandomResizedCrop(0.3), RandomRotation(40.0), Cutout(3),
@@ -118,7 +127,56 @@ def test_colour():
     np.testing.assert_allclose(ColorJitter(saturation=0.5)(given[..., :1], Most()), given[..., :1], atol=1e-6)
 
 
+def batch(n: int, shape: tuple[int, ...] = (8, 6, 2)) -> tuple[np.ndarray, np.ndarray]:
+    """Images that hold the number of their class, targets as rows."""
+    values = np.arange(1, n + 1, dtype=np.float32)
+    return np.broadcast_to(values.reshape(n, *[1] * len(shape)), (n, *shape)).copy(), np.eye(n, dtype=np.float32)
+
+
+@pytest.mark.parametrize("mix", [Mixup(0.4), CutMix(1.0)])
+@pytest.mark.parametrize("n", [1, 2, 33])
+def test_targets_are_mixed_as_the_images_are(mix, n):
+    x, y = batch(n)
+    mix(x, y, np.random.default_rng(0))
+    values = np.arange(1, n + 1)
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(x.mean(axis=(1, 2, 3)), y @ values, rtol=1e-5)
+    assert ((y > 0).sum(axis=1) <= 2).all()
+    again = batch(n)
+    mix(*again, np.random.default_rng(0))
+    assert np.array_equal(again[0], x) and np.array_equal(again[1], y)
+    if n == 1:
+        assert (x == 1).all() and (y == 1).all()
+
+
+def test_mixup_blends_whole_images_by_shares_of_a_beta_distribution():
+    x, y = batch(4000, (1,))
+    Mixup(0.3)(x, y, np.random.default_rng(1))
+    share = np.diag(y)
+    assert np.ptp(x.reshape(4000, -1), axis=1).max() == 0
+    assert share.mean() == pytest.approx(0.5, abs=0.02)
+    assert share.var() == pytest.approx(0.25 / (2 * 0.3 + 1), rel=0.05)      # of Beta(a, a)
+
+
+def test_cutmix_pastes_a_rectangle_from_the_same_place():
+    n, rows, columns = 300, 9, 7
+    places = np.arange(rows * columns, dtype=np.float32).reshape(1, rows, columns, 1)
+    x = np.tile(places, (n, 1, 1, 1)) + 1000 * np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1)
+    y = np.eye(n, dtype=np.float32)
+    CutMix()(x, y, np.random.default_rng(0))
+    owner, place = np.divmod(x[..., 0], 1000)
+    np.testing.assert_array_equal(place, np.broadcast_to(places[..., 0], place.shape))
+    pasted = owner != np.arange(n).reshape(n, 1, 1)
+    for i in np.flatnonzero(pasted.any(axis=(1, 2))):
+        r, c = (np.flatnonzero(pasted[i].any(axis=axis)) for axis in (1, 0))
+        assert pasted[i, r[0] : r[-1] + 1, c[0] : c[-1] + 1].all() and len(np.unique(owner[i][pasted[i]])) == 1
+    np.testing.assert_allclose(1 - np.diag(y), pasted.mean(axis=(1, 2)), atol=1e-6)
+    assert pasted[:, 0].any() and pasted[:, -1].any() and pasted[:, :, 0].any() and pasted[:, :, -1].any()
+
+
 @pytest.mark.parametrize(("make", "words"), [
+    (lambda: Mixup(0), "Mixup: `alpha` must be greater than 0"),
+    (lambda: CutMix(-1), "CutMix: `alpha` must be greater than 0"),
     (lambda: RandomHorizontalFlip(1.5), "RandomHorizontalFlip: `probability` must be at most 1."),
     (lambda: RandomShift(-1), "RandomShift: `farthest` must be at least 0."),
     (lambda: RandomShift(1.5), "RandomShift: `farthest` must be a whole number."),

@@ -126,6 +126,21 @@ def test_a_file_that_is_gone(folder):
         whole(data)
 
 
+def test_a_link_that_leads_nowhere(folder):
+    (folder / "cat" / "9.png").symlink_to("nowhere.png")
+    with pytest.raises(ValueError, match=re.escape(f"image file {str(folder / 'cat' / '9.png')!r}: must be a whole")):
+        whole(ImageFolder(folder))
+
+
+def test_a_label_out_of_range_is_named_by_its_file(folder):
+    data = ImageFolder(folder, size=8)
+    net = cx.Sequential([cx.Flatten(), cx.Dense(2)], input_shape=(8, 8, 3))
+    net.compile("sgd")
+    wrong = data.with_targets(np.where(np.arange(len(data)) == 1, 7, 0))
+    with pytest.raises(ValueError, match=rf"`x.targets\[1\]` must be a label.*{re.escape(str(data.files[1]))}"):
+        net.fit(wrong, verbose=0)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"size": 0}, "ImageFolder: `size` must be at least 1"),
     ({"size": (1, 2, 3)}, "ImageFolder: `size` must be one whole number or a pair"),
@@ -140,6 +155,8 @@ def test_invalid_options(folder, options, words):
 def test_folders_without_pictures(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="`folder` must exist"):
         ImageFolder(folder / "no such folder")
+    with pytest.raises(NotADirectoryError, match="`folder` must be a folder"):
+        ImageFolder(folder / "cat" / "1.png")
     with pytest.raises(ValueError, match="`folder` must hold a folder for each class"):
         ImageFolder(tmp_path_factory.mktemp("empty"))
     (folder / "dog").mkdir()

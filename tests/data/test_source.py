@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cnnext as cx
-from cnnext.data import Arrays, ColorJitter, Cutout, DataSource, RandomHorizontalFlip, RandomShift
+from cnnext.data import Arrays, ColorJitter, CutMix, Cutout, DataSource, Mixup, RandomHorizontalFlip, RandomShift
 from cnnext.data.source import _Streams
 
 AUGMENT = [RandomHorizontalFlip(), RandomShift(2), ColorJitter(0.2), Cutout(2)]
@@ -237,9 +237,10 @@ def test_fork_in_the_middle_of_an_epoch():
     (lambda: net().fit(Counting(0)), ValueError, "fit: `x` must hold at least one example"),
     (lambda: net().evaluate(Arrays(np.zeros((4, 5, 6, 3)), np.zeros(4, int))), ValueError,
      "evaluate: `x` must have shape (N, 6, 5, 3). Received x='Arrays of shape (N, 5, 6, 3)'"),
-    (lambda: net(classes=3).fit(Counting(8)), ValueError, "fit: `x.targets[3]` must be a label in [0, 3)"),
+    (lambda: net(classes=3).fit(Counting(8)), ValueError,
+     "fit: `x.targets[3]` must be a label in [0, 3). Received x.targets[3]=3. It is the target of number 3."),
     (lambda: net().fit(arrays(), validation_data=Counting(0), verbose=0), ValueError, "fit: `validation_data x` must hold"),
-    (lambda: net().fit(np.zeros((4, 6, 5, 3))), TypeError, "fit: `y` must hold real numbers"),
+    (lambda: net().fit(np.zeros((4, 6, 5, 3))), TypeError, "fit: `y` must hold real numbers; it is missing"),
 ])
 def test_invalid(make, kind, words):
     with pytest.raises(kind, match=re.escape(words)):
@@ -253,3 +254,120 @@ def test_streams_are_those_of_philox():
         found = streams.of(seed, item)
         np.testing.assert_array_equal(found.integers(0, 9, 5, np.int32), expected.integers(0, 9, 5, np.int32))
         np.testing.assert_array_equal(found.random(9), expected.random(9))
+
+
+MIXTURES = [Mixup(0.4), CutMix()]
+
+
+@pytest.mark.parametrize("mix", MIXTURES)
+def test_mixed_batches_have_the_same_bits_for_any_workers(mix):
+    def epoch(**options):
+        cx.set_random_seed(4)
+        data = arrays(augment=AUGMENT, mix=mix, **options)
+        data = data.with_targets(data.targets, classes=4)
+        batches = list(data.batches(20, np.arange(50)[::-1], data.draw_seed()))
+        return [np.concatenate(parts) for parts in zip(*((x[0], y) for x, y in batches))]
+
+    expected, rows = epoch(workers=1)
+    assert rows.shape == (50, 4) and rows.dtype == np.float32 and ((0 < rows) & (rows < 1)).any()
+    for options in ({"workers": 2}, {"workers": 7, "prefetch": 5}):
+        found = epoch(**options)
+        np.testing.assert_array_equal(found[0], expected)
+        np.testing.assert_array_equal(found[1], rows)
+
+
+def test_examples_of_one_batch_are_mixed_after_their_own_draws():
+    """A mixture that only looks sees the augmented batch, whole, once, and draws from a stream of its own."""
+    seen = []
+
+    def look(x, y, random):
+        seen.append((x.copy(), y.copy(), random.random()))
+
+    plain, looked = arrays(augment=AUGMENT), arrays(augment=AUGMENT, mix=look, workers=3)
+    looked = looked.with_targets(looked.targets, classes=4)
+    for (x, y), (same, rows) in zip(plain.batches(20, seed=5), looked.batches(20, seed=5), strict=True):
+        np.testing.assert_array_equal(same[0], x[0])
+        np.testing.assert_array_equal(rows, np.eye(4)[y])
+    assert len(seen) == 3 and len({draw for *_, draw in seen}) == 3
+    for (x, _, _), (wanted, _) in zip(sorted(seen, key=lambda s: -len(s[0])), plain.batches(20, seed=5)):
+        assert x.shape == wanted[0].shape
+
+
+def test_nothing_is_mixed_outside_training():
+    data = arrays(mix=Mixup())
+    [(x, y)] = data.batches(50)
+    np.testing.assert_array_equal(x[0], data._x)
+    assert y.dtype.kind == "i"
+    model = net()
+    assert model.evaluate(data) == model.evaluate(data._x, data.targets)
+
+
+@pytest.mark.parametrize("mix", MIXTURES)
+def test_labels_become_rows_for_sparse_cross_entropy(mix):
+    def trained(loss, y):
+        model = net()
+        model.compile(cx.SGD(0.05), loss, metrics=["accuracy", "f1"])
+        history = model.fit(arrays(mix=mix).with_targets(y), batch_size=16, epochs=2, verbose=0,
+                            validation_data=(arrays()._x, y))
+        return model, history.history
+
+    labels = arrays().targets
+    sparse, values = trained(cx.SparseCategoricalCrossentropy(label_smoothing=0.1, class_weight={2: 3.0}), labels)
+    rows, expected = trained(cx.CategoricalCrossentropy(label_smoothing=0.1, class_weight={2: 3.0}),
+                             np.eye(4, dtype=np.float32)[labels])
+    for a, b in zip(weights(sparse), weights(rows)):
+        np.testing.assert_array_equal(a, b)
+    assert values["loss"] == expected["loss"] and values["accuracy"] == expected["accuracy"]
+    assert values["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-5)
+    unmixed = net()
+    unmixed.fit(arrays(), batch_size=16, epochs=2, verbose=0)
+    assert not np.array_equal(weights(unmixed)[0], weights(sparse)[0])
+
+
+def test_numbers_are_mixed_too():
+    model = cx.Sequential([cx.Flatten(), cx.Dense(1)], input_shape=(6, 5, 3))
+    model.compile("sgd", "mse")
+    data = Arrays(arrays()._x, np.arange(50.0), mix=Mixup())
+    assert np.isfinite(model.fit(data, verbose=0).history["loss"]).all()
+
+
+def test_a_value_that_is_not_finite_is_named_where_examples_are_mixed():
+    data = arrays(mix=Mixup(5.0))
+    data._x[17, 1, 2, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"It comes from the data: x\[17\] holds nan"):
+        net().fit(data, batch_size=25, verbose=0)
+
+    def spoil(x, y, random):
+        x[3] = np.inf
+
+    with pytest.raises(FloatingPointError, match=r"It comes from the data: the mixture with x\[3\] holds inf"):
+        net().fit(arrays(mix=spoil), batch_size=25, shuffle=False, verbose=0)
+
+
+def test_mixtures_that_cannot_be():
+    def hinge():
+        model = cx.Sequential([cx.Flatten(), cx.Dense(1)], input_shape=(6, 5, 3))
+        model.compile("sgd", "hinge")
+        model.fit(Arrays(arrays()._x, np.arange(50) % 2, mix=Mixup()), verbose=0)
+
+    def pixels():
+        model = cx.Sequential([cx.Conv2D(3, 1)], input_shape=(6, 5, 3))
+        model.compile("sgd")
+        model.fit(Arrays(arrays()._x, np.zeros((50, 6, 5), int), mix=CutMix()), verbose=0)
+
+    def fails(x, y, random):
+        raise KeyError("no")
+
+    for make, kind, words in (
+        (hinge, ValueError, "fit: `x` must not mix its examples where the loss is Hinge()"),
+        (pixels, ValueError, "fit: `x` must be mixed by Mixup, not CutMix, where an example has more than one row"),
+        (lambda: arrays(mix=Mixup), TypeError, "Arrays: `mix` must be a mixture, such as Mixup(0.2)"),
+        (lambda: Arrays(np.ones((5, 3)), np.arange(5), mix=CutMix()), ValueError, "`mix` must be another unless"),
+        (lambda: list(arrays(mix=Mixup()).batches(9, seed=1)), ValueError, "`targets` must be numbers or rows"),
+        (lambda: net().fit(arrays(mix=fails), shuffle=False, verbose=0), RuntimeError,
+         "batch that begins with x[0]: `<function"),
+    ):
+        with pytest.raises(kind) as caught:
+            make()
+        assert words in str(caught.value)
+    assert workers_alive() == []

@@ -35,6 +35,7 @@ TWINS = {
     "cross_entropy_backward": "sparse_categorical_crossentropy_backward",
     "one_hot": "one_hot", "squared_error": "mean_squared_error", "squared_error_backward": "mean_squared_error_backward",
     "sum_losses": "sparse_categorical_crossentropy", "sgd": "sgd", "adam": "adam",
+    "accumulate": "mean_gradient",
     "rmsprop": "rmsprop", "lamb_direction": "lamb", "lamb": "lamb", "sum_squares": "clip_by_norm",
 }
 
@@ -80,6 +81,7 @@ def test_every_kernel_is_reached():
     used |= used_by_training("sparse_categorical_crossentropy", "adam", np.array([0, 1, 2, 0]))
     used |= used_by_training(cx.SparseCategoricalCrossentropy(label_smoothing=0.1), "sgd", np.array([0, 1, 2, 0]))
     used |= used_by_training("huber", "rmsprop", np.ones((4, 3))) | used_by_training("mae", "lamb", np.ones((4, 3)))
+    used |= used_by_training("mse", cx.SGD(gradient_accumulation_steps=2), np.ones((4, 3)))
     used |= used_by_training("mse", "sgd", np.ones((4, 3), np.float32))
     a, b = Value(IMAGE, name="a"), Value((2, 1, 1, 8), name="b")
     g = Graph([a, b], [cx.Add()([a, b])])

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cnnext as cx
 from cnnext import reference
 from cnnext.graph.graph import INT64, Value
-from cnnext.layers.dropout import Dropout, DropoutMask
+from cnnext.layers.dropout import Dropout, DropoutMask, SpatialDropout2D
 from cnnext.testing import run_layer
 from tests.layers.agreement import BATCH, EXTENT, LEVELS, close
 from tests.layers.padded import BetweenTanh, check_padded
@@ -147,3 +148,65 @@ def test_bad_dtypes():
 
 def test_shapes():
     assert Dropout(0.5)(Value((None, 8, None, 3))).shape == (None, 8, None, 3)
+
+
+# Whole channels
+
+
+def factors(layer, shape, seed=0, **kwargs):
+    """By what each channel of each image is multiplied, (N, C), one run; all pixels of it are."""
+    src = np.random.default_rng(seed).uniform(1, 2, shape).astype(np.float32)
+    run = run_layer(layer, [src], [src], training=True, **kwargs)
+    first = layer.data_format == "channels_first"
+    dst, diff, x = (np.moveaxis(a, 1, -1) if first else a for a in (run.outputs[0], run.diff_inputs[0], src))
+    np.testing.assert_array_equal(diff, dst)        # of the gradient src, through the same mask
+    table = np.float32(1) / np.float32(1 - layer.rate) * (dst[:, :1, :1] != 0)
+    np.testing.assert_allclose(dst, x * table, rtol=1e-6)
+    return table[:, 0, 0]
+
+
+@given(rate=RATES, batch=BATCH, rows=EXTENT, columns=EXTENT, channels=st.sampled_from([1, 3, 7, 16, 17, 127]),
+       data_format=st.sampled_from(["channels_last", "channels_first"]), level=st.sampled_from(LEVELS),
+       threads=st.integers(2, 4))
+@settings(max_examples=80, deadline=None)
+def test_one_mask_for_all_pixels(rate, batch, rows, columns, channels, data_format, level, threads):
+    layer = SpatialDropout2D(rate, data_format)
+    shape = (batch, channels, rows, columns) if data_format == "channels_first" else (batch, rows, columns, channels)
+    one, many = (factors(layer, shape, level=level, n_threads=n) for n in (1, threads))
+    np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_share_and_mean_of_channels(rate):
+    table = factors(SpatialDropout2D(rate), (128, 2, 2, 512))
+    n = table.size
+    six_sigma = 6 * np.sqrt(rate * (1 - rate) / n)
+    assert abs((table == 0).mean() - rate) < six_sigma
+    assert abs(table.mean(dtype=np.float64) - 1) < six_sigma / (1 - rate)
+    # images and channels are independent of each other
+    signs = (table != 0) - (1 - rate)
+    for axis in (0, 1):
+        moved = np.roll(signs, 1, axis)
+        assert abs((signs * moved).mean()) < 6 * rate * (1 - rate) / np.sqrt(n)
+
+
+def test_the_next_step_drops_other_channels():
+    net = cx.Sequential([SpatialDropout2D(0.5), cx.GlobalAvgPool2D()], input_shape=(2, 2, 64))
+    x = cx.Model(net.inputs, cx.Dense(1, use_bias=False, kernel_initializer="ones")(net.outputs[0]))
+    x.compile(cx.SGD(1e-12), "mse")
+    cx.set_random_seed(0)
+    losses = {x.train_on_batch(np.ones((4, 2, 2, 64)), np.zeros((4, 1)))["loss"] for _ in range(5)}
+    assert len(losses) == 5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_channels_padded(level):
+    check_padded(SpatialDropout2D(0.5), level)
+
+
+def test_channels_in_inference_and_of_other_ranks():
+    src = np.random.default_rng(0).standard_normal((2, 5, 3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run_layer(SpatialDropout2D(0.5), [src]).outputs[0], src)
+    rule = r"spatialdropout2d 'd': `src` must have rank 4, \(N, H, W, C\)\. Received src=\(None, 8\)"
+    with pytest.raises(ValueError, match=rule):
+        SpatialDropout2D(0.5, name="d")(cx.Input((8,)))

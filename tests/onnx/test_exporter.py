@@ -123,6 +123,7 @@ EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {
     "UpSample2D": [({"size": (2, 3), "mode": mode}, IMAGE) for mode in ("nearest", "bilinear")]
     + [({"data_format": "channels_first"}, IMAGE)],
     "Dropout": [({"rate": 0.5}, IMAGE)],
+    "SpatialDropout2D": [({"rate": 0.5}, IMAGE), ({"rate": 0.5, "data_format": "channels_first"}, IMAGE)],
 }
 
 PLUGIN_EXAMPLES: dict[str, list[tuple[dict, list[tuple[int, ...]]]]] = {

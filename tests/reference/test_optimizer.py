@@ -78,6 +78,18 @@ def test_the_arguments_are_left_alone_and_float32_stays_float32():
         assert (array == value).all()
 
 
+def test_mean_gradient():
+    gradients = list(np.random.default_rng(0).standard_normal((5, 3, 4)))
+    np.testing.assert_allclose(reference.mean_gradient(gradients), np.mean(gradients, 0), rtol=1e-14)
+
+
+def test_moving_average():
+    mean = 1.0
+    for w in (2.0, 3.0, 4.0):
+        mean = reference.moving_average(mean, w, 0.75)
+    assert mean == 0.75**3 + 0.25 * (2 * 0.75**2 + 3 * 0.75 + 4)
+
+
 def test_adam_refuses_step_0():
     zero = np.zeros(1)
     with pytest.raises(ValueError, match=r"adam: `step` must be at least 1. Received step=0"):

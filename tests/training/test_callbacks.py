@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +185,51 @@ def test_logs_continue_in_a_resumed_training(tmp_path, logger, read):
     assert {row["learning_rate"] for row in rows} == {0.1}
     for name, values in history.history.items():
         assert [row[name] for row in rows] == values
+
+
+def read_events(folder):
+    """(file, tag, epoch) to value, and the steps from which on files hide what others hold of them.
+
+    A file is a chain of records: length (8 bytes), checksum (4), an Event of protobuf, checksum (4).
+    """
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found, hidden = {}, []
+    for number, path in enumerate(sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            length = int.from_bytes(content[place : place + 8], "little")
+            event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
+            place += 12 + length + 4
+            if event.HasField("session_log") and event.session_log.status == event_pb2.SessionLog.START:
+                hidden.append(event.step)
+            found |= {(number, value.tag, event.step): value.simple_value for value in event.summary.value}
+    return found, hidden
+
+
+def test_tensorboard_logger(tmp_path):
+    pytest.importorskip("tensorboardX")
+    x, y = data()
+    made, logger = net(), cx.TensorBoardLogger(tmp_path / "logs")
+    settings = {"validation_data": (x, y), "callbacks": [logger], "verbose": 0}
+    made.fit(x, y, epochs=2, checkpoint=tmp_path / "run", **settings)
+    history = made.fit(x, y, epochs=3, resume=tmp_path / "run", **settings).history
+    found, hidden = read_events(tmp_path / "logs")
+    expected = {}
+    for epoch in (1, 2, 3):
+        file = 0 if epoch < 3 else 1
+        expected[file, "learning_rate", epoch] = pytest.approx(0.1)
+        for name in ("loss", "accuracy"):
+            expected[file, f"{name}/training", epoch] = pytest.approx(history[name][epoch - 1])
+            expected[file, f"{name}/validation", epoch] = pytest.approx(history[f"val_{name}"][epoch - 1])
+    assert found == expected
+    assert hidden == [1, 3]
+
+
+def test_tensorboard_logger_without_a_writer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="a writer of its files. Install it: pip install tensorboardX"):
+        cx.TensorBoardLogger()
 
 
 @pytest.mark.parametrize(("make", "error", "text"), [

@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "adam": lambda: cx.Adam(0.01, weight_decay=0.01),
     "momentum": lambda: cx.SGD(0.05, momentum=0.9, nesterov=True),
     "sgd": lambda: cx.SGD(0.05),
+    "accumulating": lambda: cx.Adagrad(0.1, gradient_accumulation_steps=3, use_ema=True, ema_momentum=0.9),
 }
 SETTINGS = {"batch_size": 16, "epochs": 4, "verbose": 0}     # seven steps in an epoch, the last of four examples
 
@@ -39,7 +40,7 @@ def new_net(optimizer="adam", units=4):
     cx.set_random_seed(9)
     net = cx.Sequential([cx.Conv2D(5, 3, activation="relu"), cx.Dropout(0.3), cx.Flatten(), cx.Dense(units)],
                         input_shape=(6, 6, 2), num_threads=2)
-    net.compile(OPTIMIZERS[optimizer](), metrics=["accuracy"])
+    net.compile(OPTIMIZERS[optimizer](), metrics=["accuracy", "f1", "recall_per_class"])
     return net
 
 
@@ -63,7 +64,8 @@ class Stop(cx.Callback):
 
 def everything(net):
     states = [s.data for p in net.parameters for s in net.optimizer.states(p)]
-    return [*net.get_weights(), *states], net.optimizer.steps, net.optimizer.learning_rate, generator().bit_generator.state
+    counts = net.optimizer.steps, net.optimizer.accumulated
+    return [*net.get_weights(), *states], counts, net.optimizer.learning_rate, generator().bit_generator.state
 
 
 def trained():
@@ -88,7 +90,8 @@ def test_augmentation_and_a_schedule_go_on_where_they_were(tmp_path, epoch, batc
     def start():
         net = new_net()
         net.compile(cx.SGD(cx.CosineDecay(0.05, 28), momentum=0.9))
-        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2)
+        return net, cx.data.Arrays(*data(), augment=[cx.data.RandomShift(1), cx.data.RandomHorizontalFlip()], workers=2,
+                                   mix=cx.data.Mixup(0.4))
 
     whole, source = start()
     whole.fit(source, **SETTINGS)
@@ -118,8 +121,18 @@ def test_a_resumed_training_has_the_same_bits(tmp_path, optimizer, epoch, batch,
     second.set_weights([np.zeros(p.shape) for p in second.parameters])
     cx.set_random_seed(12345)
     history = second.fit(x, y, callbacks=plateau(), resume=tmp_path, **SETTINGS, **validation)
-    assert (history.history, history.epochs) == (expected.history, expected.epochs)
+    assert history == expected and len(history.learning_rates) == len(history.epochs)
     check_same(everything(second), end)
+
+
+def test_fewer_batches_for_an_update_than_wait_for_it(tmp_path):
+    x, y = data()
+    net = new_net("accumulating")
+    net.fit(x[:32], y[:32], checkpoint=tmp_path, **{**SETTINGS, "epochs": 1})
+    net.compile(cx.Adagrad(0.1, gradient_accumulation_steps=2, use_ema=True))
+    text = "Adagrad: `gradient_accumulation_steps` must be more than 2, the batches that wait for an update."
+    with pytest.raises(ValueError, match=text):
+        net.fit(x[:32], y[:32], resume=tmp_path, **SETTINGS)
 
 
 def test_running_statistics_are_kept(tmp_path):
@@ -142,10 +155,10 @@ def test_running_statistics_are_kept(tmp_path):
     check_same(everything(second), expected)
 
 
-def test_the_same_object_can_go_back(tmp_path):
+def test_the_same_object_can_go_back(tmp_path, optimizer):
     """A checkpoint without optimizer states undoes those that came later."""
     x, y = data()
-    net = new_net("momentum")
+    net = new_net(optimizer)
     Checkpoint(tmp_path).save(net._trainer, _progress(), [])
     expected = net.fit(x, y, **SETTINGS).history
     assert net.fit(x, y, resume=tmp_path, **SETTINGS).history == expected
@@ -285,7 +298,7 @@ def check_refused(net, folder, error, text, **change):
 @pytest.mark.parametrize(("key", "value"), [
     ("epoch", 0), ("epoch", 7), ("step", -1), ("steps", 1.5), ("learning_rate", 0), ("random", "{}"), ("random", "no JSON"),
     ("random", json.dumps({"bit_generator": "PCG64", "state": {"state": 1}})), ("callbacks", None), ("examples", "many"),
-    ("examples", 99), ("weight", None),
+    ("examples", 99), ("weight", None), ("latest_rate", -1.0),
 ])
 def test_a_document_with_errors_changes_nothing(tmp_path, key, value):
     x, y = data()
@@ -302,7 +315,8 @@ def test_a_document_with_errors_changes_nothing(tmp_path, key, value):
 @pytest.mark.parametrize(("name", "array"), [
     ("order", np.zeros(100, np.int64)), ("order", np.arange(100.0)), ("parameter/x", np.zeros(3, np.float32)),
     ("history/loss", np.zeros(5)), ("optimizer/a/b", np.zeros(3)), ("optimizer/0/0", np.zeros(3, np.float32)),
-    ("means/loss", np.zeros(0)), ("optimizer/77/0", np.zeros(3, np.float32)),
+    ("means/loss", np.zeros(0)), ("counts/confusion", np.zeros((3, 3), np.int64)), ("counts/confusion", np.zeros((4, 4))),
+    ("learning_rates", np.zeros(0)), ("optimizer/77/0", np.zeros(3, np.float32)),
 ])
 def test_arrays_with_errors_change_nothing(tmp_path, name, array):
     x, y = data()
@@ -328,6 +342,9 @@ def test_what_belongs_to_another_training(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         new_net().fit(x, y, callbacks=[Stop(2, 4)], checkpoint=tmp_path, checkpoint_every=2, **SETTINGS)
     check_refused(new_net(units=5), tmp_path, ValueError, "`parameters` must have the shapes of model")
+    other = new_net()
+    other.compile(OPTIMIZERS["adam"](), metrics=["accuracy"])
+    check_refused(other, tmp_path, ValueError, "`metrics` must be as in the epoch that is to go on, ['accuracy', 'con")
     check_refused(new_net("sgd"), tmp_path, ValueError, "`optimizer` must be SGD")
     for change in ({"batch_size": 20}, {"shuffle": False}):
         name, = change

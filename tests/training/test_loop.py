@@ -46,6 +46,8 @@ OPTIMIZERS = {
     "adam": lambda: cx.Adam(0.01, weight_decay=0.01),
     "sgd": lambda: cx.SGD(0.05),
     "nesterov": lambda: cx.SGD(0.05, momentum=0.9, nesterov=True),
+    "all options": lambda: cx.AdamW(0.01, gradient_accumulation_steps=2, use_ema=True, global_clipnorm=0.5,
+                                    groups=[cx.ParameterGroup("*/bias", weight_decay=0, learning_rate_multiplier=2)]),
 }
 
 
@@ -487,6 +489,7 @@ GOOD = {"x": np.zeros((6, 8, 8, 2), np.float32), "y": np.zeros((6, 3, 3), np.int
     ({"x": None}, TypeError, "`x` must hold real numbers"),
     ({"x": [[1, 2], [3]]}, ValueError, "`x` must be an array of numbers"),
     ({"y": np.zeros((5, 3, 3), np.int64)}, ValueError, "`y` must hold one target for each of the 6 examples"),
+    ({"y": None}, TypeError, "`y` must hold real numbers; it is missing"),
     ({"y": 5}, ValueError, "`y` must hold one target for each of the 6 examples"),
     ({"y": np.zeros((6, 3), np.int64)}, ValueError, "`y` must have shape (N, 3, 3)"),
     ({"y": np.zeros((6, 3, 3))}, TypeError, "`y` must be whole numbers"),
@@ -497,6 +500,8 @@ GOOD = {"x": np.zeros((6, 8, 8, 2), np.float32), "y": np.zeros((6, 3, 3), np.int
     ({"validation_data": GOOD["x"]}, ValueError, "`validation_data` must be a pair (x, y)"),
     ({"validation_data": (GOOD["x"][:, 1:], GOOD["y"])}, ValueError, "`validation_data x` must have shape (N, 8, 8"),
     ({"validation_data": (GOOD["x"], GOOD["y"] + 9)}, ValueError, "`validation_data y[0, 0, 0]` must be a label"),
+    ({"validation_data": (GOOD["x"][:0], GOOD["y"][:0])}, ValueError, "`validation_data x` must hold at least one example"),
+    ({"validation_data": (GOOD["x"], GOOD["y"][:4])}, ValueError, "`validation_data y` must hold one target for each"),
     ({"validation_split": 1.0}, ValueError, "`validation_split` must be less than 1"),
     ({"validation_split": 0.1}, ValueError, "`validation_split` must leave examples on both sides of 6"),
     ({"validation_split": 0.5, "validation_data": (GOOD["x"], GOOD["y"])}, ValueError, "`validation_split` must be 0"),

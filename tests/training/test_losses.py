@@ -299,6 +299,7 @@ def test_values_that_are_refused(y, prediction, error, text):
     (Hinge(), [[-1, 1], [0, 1]], (None, 2), r"`y\[1, 0\]` must be -1 or 1"),
     (CategoricalCrossentropy(), [[0, 1], [1, 1]], (None, 2), r"`y\[1\]` must sum to 1 over the classes. .*=2"),
     (CategoricalCrossentropy(), [0, 1], (None, 2), r"shape \(N, 2\)"),
+    (CategoricalCrossentropy(), [0, 1], (None, 2), "labels are for SparseCategoricalCrossentropy"),
     (CategoricalCrossentropy(class_weight=[1, 2, 3]), [[0, 1]], (None, 2), r"`class_weight` must hold .* the 2 classes"),
     (SparseCategoricalCrossentropy(class_weight={2: 3}), [0, 1], (None, 2), r"`class_weight` must name classes in \[0, 2\)"),
 ])

@@ -30,7 +30,10 @@ __all__ = ["optimize", "prepare"]
 def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mapping[int, np.ndarray] | None = None,
             staged: bool = False) -> Graph:
     """A copy of the graph for these input shapes, in which every layer lowers itself; see ``Graph.rebuild``."""
-    return expand(graph, shapes, training, known, staged)
+    copy = expand(graph, shapes, training, known, staged)
+    # what a frozen layer shares with another may be moved by that one
+    copy.frozen = graph.frozen_parameters() - {v.parameter for node in copy.effects for v in node.reads if v.parameter}
+    return copy
 
 
 def optimize(graph: Graph, checkpoint_activations: bool = False) -> Graph:
@@ -48,4 +51,6 @@ def optimize(graph: Graph, checkpoint_activations: bool = False) -> Graph:
 def _fold_and_fuse(graph: Graph) -> Graph:
     if not graph.training:
         graph = gate_weights(fold_affine(fuse_gates(nest_concats(graph))))
+    elif graph.frozen:
+        graph = fold_affine(graph)
     return fuse_epilogues(graph)

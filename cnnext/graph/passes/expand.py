@@ -21,7 +21,11 @@ def expand(graph: Graph, shapes: Sequence[Shape] | None, training: bool, known: 
 
 def expand_node(g: Graph, node: Node, inputs: list[Value]) -> list[Value] | None:
     """Append what the node is made of; returns what stands for its outputs. The rule of ``expand``."""
-    return _apply(g, node.layer, inputs, dict(node.weights), node.name)
+    training, g.training = g.training, g.training and not node.keeps_statistics
+    try:
+        return _apply(g, node.layer, inputs, dict(node.weights), node.name)
+    finally:
+        g.training = training
 
 
 def _apply(g: Graph, layer: Layer, inputs: list[Value], weights: dict[str, Value], name: str) -> list[Value]:

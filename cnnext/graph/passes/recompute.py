@@ -21,11 +21,11 @@ from itertools import accumulate
 from math import inf, prod
 
 from cnnext.graph.graph import Graph, Node, Value, ancestors
-from cnnext.graph.memory import views_inputs
 from cnnext.layers.layer import Layer
 
 BOUNDS = 32             # on the bytes of a segment: all of them divided by 1, 2, ...
-SMALL = 64              # a result so many times smaller than the largest source is kept: it is dear, and takes no memory
+SMALL = 64              # a result so many times smaller than the largest source is kept, and what follows from such ones: it
+                        # is dear, and takes no memory
 
 
 def recompute(graph: Graph) -> Graph:
@@ -84,7 +84,7 @@ class _Step:
         self.backward = [node for node in graph.nodes if node not in others]
         self._root: dict[Value, Value] = {}
         for node in graph.nodes:
-            if views_inputs(node):
+            if node.layer.views_input:
                 self._root.update((v, self.root(node.inputs[0])) for v in node.outputs)
         self._pinned = {self.root(v) for v in self._find_pinned()}
 
@@ -95,11 +95,15 @@ class _Step:
     def _find_pinned(self) -> Iterator[Value]:
         """Values that are kept in any case."""
         yield from self.graph.outputs
+        small: set[Value] = set()
         for node in self.forward:
             if type(node.layer).forward is not Layer.forward:
                 yield from (*node.reads, *node.outputs)
             largest = max(map(_n_bytes, node.reads), default=0)
-            yield from (v for v in node.outputs if SMALL * _n_bytes(v) <= largest)
+            follows = any(v in small for v in node.reads) and all(v in small for v in node.reads if v.node is not None)
+            new = [v for v in node.outputs if SMALL * _n_bytes(v) <= largest or follows and _n_bytes(v) <= largest]
+            small.update(new)
+            yield from new
 
     def _droppable_bytes(self, value: Value) -> int:
         """What there is to win: nothing for a view, and for what is kept in any case."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers.attributes import boolean, data_format, number
+from cnnext.layers.attributes import boolean, data_format, initializer, number, regularizer
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 from cnnext_normalization._channels import (
     ChannelNormalize,
-    ChannelStatistics,
     MovingStatistics,
+    channel_statistics,
     gamma_and_beta,
     lower_moving_statistics,
     lower_normalize,
@@ -21,6 +21,7 @@ from cnnext_normalization._lowering import known_channels, native_step, scale_an
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class BatchNorm(Layer):
@@ -39,6 +40,8 @@ class BatchNorm(Layer):
     center, scale : bool
         Learn beta, gamma.
     data_format : "channels_last" or "channels_first"
+    gamma_initializer, beta_initializer : str, Initializer, array or function of a shape
+    gamma_regularizer, beta_regularizer : str or L1L2, optional
 
     Weights
     -------
@@ -58,11 +61,15 @@ class BatchNorm(Layer):
     center: bool = boolean(True)
     scale: bool = boolean(True)
     data_format: str = data_format()
+    gamma_initializer: Any = initializer("ones")
+    beta_initializer: Any = initializer("zeros")
+    gamma_regularizer: L1L2 | None = regularizer()
+    beta_regularizer: L1L2 | None = regularizer()
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
         channels = known_channels(self, shapes[0], 2)
         return {
-            **scale_and_center(channels, self.scale, self.center),
+            **scale_and_center(self, channels),
             "moving_mean": ParameterSpec((channels,), "zeros", trainable=False),
             "moving_variance": ParameterSpec((channels,), "ones", trainable=False),
         }
@@ -74,7 +81,7 @@ class BatchNorm(Layer):
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value | None:
         if not g.training:
             return None
-        stats = g.apply1(ChannelStatistics(self.epsilon, False, 1, self.name), *x)
+        stats = channel_statistics(g, x[0], self.epsilon, False, 1, self.name)
         g.apply(MovingUpdate(self.momentum, self.name), stats, weights["moving_mean"], weights["moving_variance"])
         g.effects.append(g.nodes[-1])
         channels = known_channels(self, x[0].shape, 2)

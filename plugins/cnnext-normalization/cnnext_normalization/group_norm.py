@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
-from cnnext.layers.attributes import boolean, data_format, integer, number
+from cnnext.layers.attributes import boolean, data_format, initializer, integer, number, regularizer
 from cnnext.layers.layer import Layer, ParameterSpec
-from cnnext_normalization._channels import ChannelNormalize, ChannelStatistics, gamma_and_beta
+from cnnext_normalization._channels import ChannelNormalize, channel_statistics, gamma_and_beta
 from cnnext_normalization._lowering import known_channels, scale_and_center
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class SampleNorm(Layer, ABC):
@@ -30,7 +31,7 @@ class SampleNorm(Layer, ABC):
         """Channels that share their statistics."""
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
-        return scale_and_center(known_channels(self, shapes[0], self.rank), self.scale, self.center)
+        return scale_and_center(self, known_channels(self, shapes[0], self.rank))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         self.group_size(shapes[0])
@@ -38,7 +39,7 @@ class SampleNorm(Layer, ABC):
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value:
         group = self.group_size(x[0].shape)
-        stats = g.apply1(ChannelStatistics(self.epsilon, True, group, self.name), *x)
+        stats = channel_statistics(g, x[0], self.epsilon, True, group, self.name)
         both = gamma_and_beta(weights, known_channels(self, x[0].shape, self.rank))
         return g.apply1(ChannelNormalize(True, group, self.name), *x, stats, weights=both)
 
@@ -55,6 +56,8 @@ class GroupNorm(SampleNorm):
     center, scale : bool
         Learn beta, gamma.
     data_format : "channels_last" or "channels_first"
+    gamma_initializer, beta_initializer : str, Initializer, array or function of a shape
+    gamma_regularizer, beta_regularizer : str or L1L2, optional
 
     Weights
     -------
@@ -72,6 +75,10 @@ class GroupNorm(SampleNorm):
     center: bool = boolean(True)
     scale: bool = boolean(True)
     data_format: str = data_format()
+    gamma_initializer: Any = initializer("ones")
+    beta_initializer: Any = initializer("zeros")
+    gamma_regularizer: L1L2 | None = regularizer()
+    beta_regularizer: L1L2 | None = regularizer()
 
     def group_size(self, shape: Shape) -> int:
         channels = known_channels(self, shape, self.rank)
@@ -106,6 +113,8 @@ class InstanceNorm(SampleNorm):
     center, scale : bool
         Learn beta, gamma.
     data_format : "channels_last" or "channels_first"
+    gamma_initializer, beta_initializer : str, Initializer, array or function of a shape
+    gamma_regularizer, beta_regularizer : str or L1L2, optional
 
     Weights
     -------
@@ -123,6 +132,10 @@ class InstanceNorm(SampleNorm):
     center: bool = boolean(True)
     scale: bool = boolean(True)
     data_format: str = data_format()
+    gamma_initializer: Any = initializer("ones")
+    beta_initializer: Any = initializer("zeros")
+    gamma_regularizer: L1L2 | None = regularizer()
+    beta_regularizer: L1L2 | None = regularizer()
 
     def group_size(self, shape: Shape) -> int:
         known_channels(self, shape, self.rank)

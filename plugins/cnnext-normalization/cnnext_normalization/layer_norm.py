@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
-from cnnext.layers.attributes import boolean, data_format, number
+from cnnext.layers.attributes import boolean, data_format, initializer, number, regularizer
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 from cnnext_normalization._channels import gamma_and_beta
 from cnnext_normalization._lowering import (
@@ -25,6 +25,7 @@ from cnnext_normalization._lowering import (
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
+    from cnnext.training.regularizers import L1L2
 
 
 class RowNorm(Layer):
@@ -37,7 +38,7 @@ class RowNorm(Layer):
     center: bool = False
 
     def parameters(self, *shapes: Shape) -> dict[str, ParameterSpec]:
-        return scale_and_center(known_channels(self, shapes[0], 2), self.scale, self.center)
+        return scale_and_center(self, known_channels(self, shapes[0], 2))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         known_channels(self, shapes[0], 2)
@@ -93,6 +94,8 @@ class LayerNorm(RowNorm):
     center, scale : bool
         Learn beta, gamma.
     data_format : "channels_last" or "channels_first"
+    gamma_initializer, beta_initializer : str, Initializer, array or function of a shape
+    gamma_regularizer, beta_regularizer : str or L1L2, optional
 
     Weights
     -------
@@ -109,6 +112,10 @@ class LayerNorm(RowNorm):
     center: bool = boolean(True)
     scale: bool = boolean(True)
     data_format: str = data_format()
+    gamma_initializer: Any = initializer("ones")
+    beta_initializer: Any = initializer("zeros")
+    gamma_regularizer: L1L2 | None = regularizer()
+    beta_regularizer: L1L2 | None = regularizer()
 
 
 class RMSNorm(RowNorm):
@@ -121,6 +128,8 @@ class RMSNorm(RowNorm):
     scale : bool
         Learn gamma.
     data_format : "channels_last" or "channels_first"
+    gamma_initializer : str, Initializer, array or function of a shape
+    gamma_regularizer : str or L1L2, optional
 
     Weights
     -------
@@ -137,6 +146,8 @@ class RMSNorm(RowNorm):
     epsilon: float = number(1e-6, above=0)
     scale: bool = boolean(True)
     data_format: str = data_format()
+    gamma_initializer: Any = initializer("ones")
+    gamma_regularizer: L1L2 | None = regularizer()
 
 
 class RowNormBackward(Layer):

@@ -217,3 +217,107 @@ def test_any_function_may_follow(kind, norm):
     np.testing.assert_allclose(plan.run([src], 2)[0], apart.predict(normalized), rtol=2e-6, atol=1e-6)
     net.compile("sgd", "mse")
     assert np.isfinite(net.train_on_batch(src, np.zeros_like(src))["loss"])
+
+
+# Frozen
+
+
+def normed_net(seed=0):
+    cx.set_random_seed(seed)
+    net = cx.Sequential([cx.Conv2D(6, 3, name="conv"), BatchNorm(name="norm"), cx.ReLU(), cx.Conv2D(5, 3, name="second"),
+                         BatchNorm(name="last"), cx.GlobalAvgPool2D(), cx.Dense(3, name="head")], input_shape=(9, 8, 2))
+    rng = np.random.default_rng(seed)
+    for name in ("norm", "last"):
+        randomize(net.get_layer(name), rng)
+    return net
+
+
+def labelled(n=24):
+    rng = np.random.default_rng(8)
+    return rng.standard_normal((n, 9, 8, 2)).astype(np.float32), rng.integers(0, 3, n)
+
+
+def test_frozen_it_keeps_its_statistics_and_uses_them():
+    x, y = labelled()
+    net = normed_net()
+    for name in ("norm", "last"):
+        net.get_layer(name).trainable = False
+    before = {p.name: p.data.copy() for p in net.parameters}
+    net.compile(cx.SGD(0.05))
+    expected = net.evaluate(x, y, batch_size=24)["loss"]
+    assert net.train_on_batch(x, y)["loss"] == pytest.approx(expected, rel=1e-5)      # as in inference
+    changed = [p.name for p in net.parameters if not np.array_equal(p.data, before[p.name])]
+    assert changed == ["conv/weights", "conv/bias", "second/weights", "second/bias", "head/weights", "head/bias"]
+    net.trainable = True
+    net.train_on_batch(x, y)
+    assert not any(np.array_equal(p.data, before[p.name]) for p in net.parameters)
+
+
+def test_gradients_through_it_frozen():
+    """They are those through a frozen depthwise convolution that scales and shifts as it does."""
+    x, y = labelled()
+    net = normed_net()
+    one = net.get_layer("norm")
+    one.trainable = net.get_layer("last").trainable = False
+    scale = {name: net.get_layer(name).weights["gamma"].data / np.sqrt(
+        net.get_layer(name).weights["moving_variance"].data + one.epsilon) for name in ("norm", "last")}
+    shift = {name: net.get_layer(name).weights["beta"].data - scale[name] * net.get_layer(name).weights["moving_mean"].data
+             for name in scale}
+    affine = {name: cx.DepthwiseConv2D(1, depthwise_initializer=scale[name].reshape(1, 1, -1, 1),
+                                       bias_initializer=shift[name]) for name in scale}
+    twin = cx.Sequential([cx.Conv2D(6, 3), affine["norm"], cx.ReLU(), cx.Conv2D(5, 3), affine["last"],
+                          cx.GlobalAvgPool2D(), cx.Dense(3)], input_shape=(9, 8, 2))
+    for layer in affine.values():
+        layer.trainable = False
+    for mine, other in zip(net.trainable_parameters, twin.trainable_parameters, strict=True):
+        other.assign(mine.data)
+    for each in (net, twin):
+        each.compile(cx.SGD(0.05, momentum=0.9))
+        each.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    for mine, other in zip(net.trainable_parameters, twin.trainable_parameters, strict=True):
+        np.testing.assert_allclose(mine.data, other.data, rtol=0, atol=1e-5 * max(1, np.abs(other.data).max()))
+
+
+def training_kernels(net, x):
+    return [step.kernel for step in net._trainer._plan([x.shape], training=True).plan.steps]
+
+
+def test_it_goes_into_the_weights_of_a_frozen_body_alone():
+    x, y = labelled()
+    net = normed_net()
+    net.compile(cx.SGD(0.05))
+    for name in ("conv", "norm", "second", "last"):
+        net.get_layer(name).trainable = False
+    assert not [k for k in training_kernels(net, x) if k.startswith("normalization/")]
+    expected = net.evaluate(x, y, batch_size=24)["loss"]
+    assert net.train_on_batch(x, y)["loss"] == pytest.approx(expected, rel=1e-5)
+    net.get_layer("second").trainable = True        # its weights change, so what stands behind it stays a step
+    kernels = [k.removeprefix("normalization/") for k in training_kernels(net, x) if k.startswith("normalization/")]
+    assert kernels.count("normalize") == 1 and not {"moments", "statistics", "moving_update"} & set(kernels)
+    net.get_layer("last").weights["gamma"].assign(np.zeros(5))      # of a frozen layer: seen by the next step
+    net.get_layer("last").weights["beta"].assign(np.zeros(5))
+    net.get_layer("head").weights["bias"].assign(np.zeros(3))
+    assert net.train_on_batch(x, y)["loss"] == pytest.approx(math.log(3), rel=1e-6)
+
+
+def test_statistics_that_a_frozen_layer_shares_with_another():
+    x, y = labelled()
+    cx.set_random_seed(0)
+    one, other = BatchNorm(name="one"), BatchNorm(name="other", momentum=0.5)
+    src = cx.Input((9, 8, 2))
+    value = one(src)
+    other.build(value.shape)
+    for key in ("moving_mean", "moving_variance"):
+        other.weights[key] = one.weights[key]
+    net = cx.Model(src, cx.Dense(3)(cx.GlobalAvgPool2D()(other(value))))
+    one.trainable = False
+    features = cx.Model(src, value)
+    features.predict(x)     # what a plan packed must become stale
+    net.compile(cx.SGD(0.0001))
+    first = one.weights["moving_mean"].data.copy()
+    losses = [net.train_on_batch(x + 3, y)["loss"] for _ in range(2)]
+    assert not np.array_equal(one.weights["moving_mean"].data, first)
+    assert np.isfinite(losses).all()
+    w = {key: p.data.astype(np.float64) for key, p in one.weights.items()}
+    expected = (x - w["moving_mean"]) / np.sqrt(w["moving_variance"] + one.epsilon) * w["gamma"] + w["beta"]
+    np.testing.assert_allclose(features.predict(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -195,3 +195,17 @@ def test_a_concatenation_is_normalized_in_place():
     out = net.predict(src)
     close(out[..., :5], twins.normalize(out[..., 13:18].astype(np.float64), 1.0, 0.0, -1, 1e-3))
     close(out[..., 5:13], twins.normalize(out[..., 18:].astype(np.float64), 1.0, 0.0, (1, 2), 1e-3))
+
+
+@pytest.mark.parametrize("make", [BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RMSNorm])
+def test_how_gamma_and_beta_begin_and_what_holds_them_small(make):
+    more = {} if make is RMSNorm else {"beta_initializer": cx.Constant(0.5), "beta_regularizer": cx.L1(2.0)}
+    more |= {"groups": 2} if make is GroupNorm else {}
+    layer = make(gamma_initializer="zeros", gamma_regularizer="l2", **more)
+    net = cx.Sequential([layer], input_shape=(4, 4, 6))
+    trained = {p.name.rpartition("/")[2]: p for p in net.trainable_parameters}
+    assert (trained["gamma"].data == 0).all() and trained["gamma"].regularizer == cx.L2(0.01)
+    assert make is RMSNorm or (trained["beta"].data == 0.5).all()
+    net.compile(cx.SGD(0.1), "mse")
+    x = np.random.default_rng(0).normal(size=(3, 4, 4, 6))
+    assert net.evaluate(x, net.predict(x))["loss"] == pytest.approx(0 if make is RMSNorm else 2 * 6 * 0.5, abs=1e-6)

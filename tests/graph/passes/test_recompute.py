@@ -146,7 +146,7 @@ def test_kernels_stay_within_their_memory():
     net.compile("sgd", cx.SparseCategoricalCrossentropy(from_logits=True))
     built = net._trainer.build([(BATCH, SIZE, SIZE, 3)], True, True)
     x, y = (a[0] for a in data())
-    feeds = {"target": y.astype(np.int64), "hyper": np.array([0.01], np.float32)}
+    feeds = {"target": y.astype(np.int64), "hyper": net._trainer.optimizer.hyper()}
     before, after = net.get_weights(), []
     for plan in (built.plan, Plan(built.plan.graph, default_level(), guard=True)):
         net.set_weights(before)
