@@ -184,17 +184,19 @@ cdef struct conv_pack_weights_params:
     int64_t nv, panels
     int64_t backward                # 1: weights are (KH, KW, OC, G * K), else (KH, KW, K, G * OC)
     int64_t has_bias
+    int64_t has_sum                 # 1: a panel ends with the sum of its rows, finite only where all of them are
 
 
 cdef int conv_pack_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # One tile is one panel: dst[0] is (G * panels, n_taps * K, nv * vl), dst[1] the bias as (G * panels, nv * vl).
+    # One tile is one panel: dst[0] is (G * panels, n_taps * K + has_sum, nv * vl), dst[1] the bias as (G * panels, nv * vl).
     cdef const conv_pack_weights_params *p = <const conv_pack_weights_params *>args.params
     cdef const cnx_tensor *weights = &args.src[0]
     cdef const int64_t *taps = <const int64_t *>args.src[1].data
     cdef int64_t width = p.nv * worker.simd.vl
     cdef int64_t group = worker.tile // p.panels, oc0 = worker.tile % p.panels * width
     cdef int64_t cols = imin(width, p.OC - oc0)
-    cdef float *to = <float *>args.dst[0].data + worker.tile * p.n_taps * p.K * width
+    cdef float *panel = <float *>args.dst[0].data + worker.tile * (p.n_taps * p.K + p.has_sum) * width
+    cdef float *to = panel
     cdef float *bias
     cdef const float *tap
     cdef int64_t t, k
@@ -207,6 +209,9 @@ cdef int conv_pack_weights(const cnx_args *args, cnx_worker *worker) noexcept no
                 memcpy(to, tap + k * weights.stride[2] + group * p.OC + oc0, cols * sizeof(float))
             memset(to + cols, 0, (width - cols) * sizeof(float))
             to += width
+    if p.has_sum:
+        memset(to, 0, width * sizeof(float))
+        worker.simd.sum_rows(panel, width, p.n_taps * p.K, to, width)
     if p.has_bias:
         bias = <float *>args.dst[1].data + worker.tile * width
         memcpy(bias, <const float *>args.src[2].data + group * p.OC + oc0, cols * sizeof(float))
