@@ -15,6 +15,7 @@ BENCHMARKS = {
     "real_models": "trained ONNX models on real inputs, cnnext beside ONNX Runtime",
     "peers": "the ten networks beside ONNX Runtime and OpenVINO, with a chart",
     "training": "a step of training beside PyTorch, four networks, with a chart",
+    "recipe": "the demo's whole training on digits beside PyTorch: seconds and accuracy",
     "networks": "each network of cnnext.models, two threads beside one, what batch normalization costs",
 }
 
