@@ -71,13 +71,14 @@ def network(name: str) -> cx.Model:
     return NETWORKS[name]()
 
 
-def cnnext_step(name: str) -> Step:
+def cnnext_step(name: str, checkpoint_activations: bool = False) -> Step:
     """A step of cnnext."""
     model = network(name)
     model.num_threads = THREADS
     x, y = batch(model)
     softmax = type(model.graph.nodes[-1].layer).__name__ == "Softmax"
-    model.compile(cx.SGD(RATE, momentum=MOMENTUM), cx.SparseCategoricalCrossentropy(from_logits=not softmax))
+    model.compile(cx.SGD(RATE, momentum=MOMENTUM), cx.SparseCategoricalCrossentropy(from_logits=not softmax),
+                  checkpoint_activations=checkpoint_activations)
     return lambda: [np.array([model.train_on_batch(x, y)["loss"]])]
 
 

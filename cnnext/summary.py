@@ -13,6 +13,7 @@ from cnnext.geometry import resolve_padding, unreached
 from cnnext.graph.graph import Graph, Node, Parameter, Shape, Value
 from cnnext.graph.passes import prepare
 from cnnext.graph.passes.expand import expand_node
+from cnnext.graph.passes.recompute import kept_bytes
 from cnnext.layers.layer import Layer, Window, to_channels_last
 from cnnext.layers.missing import MissingLayer
 
@@ -43,6 +44,27 @@ def summary(model: Model) -> str:
     inputs = ", ".join(f"{v.name} {v.shape}" for v in graph.inputs)
     return "\n".join([f"{model.name}: {inputs} -> {', '.join(str(v.shape) for v in graph.outputs)}",
                       *_table(rows, right=(2, 3)), _totals(model.parameters, model.trainable_parameters, macs)])
+
+
+def training_summary(model: Model, batch_size: int) -> str:
+    """What a step of training keeps in memory, in MB (10^6 bytes), without and with ``checkpoint_activations``.
+
+    Gradients are those of all parameters, activations what the backward pass reads of the forward pass. They lie in the
+    arena, with what kernels need besides, each only as long as it is read; so it may be smaller than their sum. Parameters,
+    the optimizer's state and the arena make the total.
+    """
+    trainer = model._compiled()
+    shapes = [v.with_batch(batch_size) for v in model.graph.inputs]
+    plans = [trainer.build(shapes, True, checkpoint).plan for checkpoint in (False, True)]
+    trained = [p for p in model.parameters if p.trainable]
+    kept = 4 * _count(model.parameters), 4 * _count(s for p in trained for s in trainer.optimizer.states(p))
+    columns = [[*kept, 4 * _count(trained), kept_bytes(plan.graph), plan.arena_bytes, sum(kept) + plan.arena_bytes]
+               for plan in plans]
+    names = ["parameters", f"state of {type(trainer.optimizer).__name__}", "gradients", "activations kept", "arena", "total"]
+    in_use = ("", " (in use)") if trainer.checkpoint_activations else (" (in use)", "")
+    rows = [[f"training, batch {batch_size}", f"MB{in_use[0]}", f"with checkpoint_activations{in_use[1]}"]]
+    rows += [[name, *(f"{n_bytes / 1e6:,.1f}" for n_bytes in row)] for name, *row in zip(names, *columns, strict=True)]
+    return "\n".join(_table(rows, right=(1, 2)))
 
 
 def _type(layer: Layer) -> str:

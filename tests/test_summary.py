@@ -189,3 +189,31 @@ def test_open_extents_and_sequences():
     assert "? x 20" in repr(cx.receptive_field(net))
     net = cx.Sequential([cx.Conv1D(1, 3), cx.Conv1D(1, 5, strides=2)], input_shape=(20, 1))
     assert [f.size for f in cx.receptive_field(net)] == [(1, 3), (1, 7)]
+
+
+def test_summary_of_training():
+    net = cx.Sequential([*(cx.Conv2D(8, 3, padding="same", activation="silu", name=f"c{i}") for i in range(8)),
+                         cx.Flatten(), cx.Dense(3, name="o")], input_shape=(16, 16, 8))
+    with pytest.raises(RuntimeError, match=r"call compile\(optimizer=..., loss=...\) first"):
+        net.summary(show=False, training=True)
+    net.layers[0].weights["bias"].trainable = False
+    net.compile("adam", cx.SparseCategoricalCrossentropy(from_logits=True), checkpoint_activations=True)
+    text = net.summary(show=False, training=True, batch_size=64)
+    assert text.startswith(net.summary(show=False) + "\n\ntraining, batch 64 ")
+    table = {cells[0]: [float(c) for c in cells[1:]] for line in text.split("\n\n")[1].split("\n")[2:-1]
+             if (cells := re.split(r"  +", line))}
+    assert list(table) == ["parameters", "state of Adam", "gradients", "activations kept", "arena", "total"]
+    mb = net.count_params() * 4 / 1e6
+    one = 64 * 16 * 16 * 8 * 4 / 1e6    # an activation
+    assert table["parameters"] == pytest.approx([mb, mb], abs=0.06)
+    assert table["state of Adam"] == pytest.approx([2 * mb, 2 * mb], abs=0.06)
+    assert table["gradients"] == pytest.approx([mb, mb], abs=0.06)
+    assert table["activations kept"][0] == pytest.approx(16 * one, rel=0.05)     # before and behind each function
+    assert table["activations kept"][1] < 0.6 * table["activations kept"][0]
+    assert table["arena"][1] < 0.7 * table["arena"][0]
+    kept = [table[name] for name in ("parameters", "state of Adam", "arena")]
+    assert table["total"] == pytest.approx([sum(column) for column in zip(*kept, strict=True)], abs=0.2)
+    assert "with checkpoint_activations (in use)" in text
+    net.train_on_batch(np.zeros((64, 16, 16, 8), np.float32), np.zeros(64, np.int64))
+    (built,) = net._trainer._plans.values()
+    assert table["arena"][1] == pytest.approx(built.plan.arena_bytes / 1e6, abs=0.06)

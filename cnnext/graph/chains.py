@@ -20,7 +20,16 @@ from math import ceil, prod
 
 from cnnext.errors import PluginError
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value
-from cnnext.graph.memory import BandStorage, View, guard_zones, lifetimes, padded_view, plan_arena, plan_guarded_arena
+from cnnext.graph.memory import (
+    BandStorage,
+    Overwrites,
+    View,
+    guard_zones,
+    lifetimes,
+    padded_view,
+    plan_arena,
+    plan_guarded_arena,
+)
 from cnnext.graph.plan import PlanBuilder, Step
 from cnnext.layers._algorithms import L2_BYTES, L3_BYTES_PER_CYCLE
 from cnnext.layers.layer import Band, Layer
@@ -42,10 +51,11 @@ LEAST_SHARE = 0.02          # of the nodes' work: what a chain has to save, the 
 
 @dataclass(frozen=True)
 class Run:
-    """Nodes to be lowered together, as a chain with bands of ``rows`` rows, or one node."""
+    """Nodes to be lowered together, as a chain with bands of ``rows`` rows or of ``images`` images, or one node."""
 
     nodes: list[Node]
     rows: int = 0
+    images: int = 0
 
 
 @dataclass
@@ -91,6 +101,18 @@ class Bands:
                     found[view.storage, view.offset, view.shape] = view
         return list(found.values())
 
+    @property
+    def overwrites(self) -> Overwrites:
+        """For ``Step.overwrites``: values outside that one elementwise kernel of a band reads and no other."""
+        found = []
+        for part in self.parts:
+            others = {v.storage for other in self.parts if other is not part for v in (*other.src, *other.dst)}
+            if part.elementwise and isinstance(part.dst[0].storage, BandStorage):
+                hosts = [v.storage.host for v in part.src if isinstance(v.storage, BandStorage) and v.storage not in others
+                         and _walked_alike(v, part.dst[0])]
+                found.append((hosts, part.dst[0].storage.host))
+        return found
+
     def arrange(self, guard: bool) -> None:
         """Give the values in between their place in the scratch."""
         spans = []
@@ -104,13 +126,21 @@ class Bands:
                 storage.kind = "scratch"
 
 
+def _walked_alike(view: View, other: View) -> bool:
+    return (view.offset, view.shape, view.strides) == (other.offset, other.shape, other.strides)
+
+
 def choose_runs(b: PlanBuilder, graph: Graph) -> list[Run]:
     """All nodes, in an order in which they can be lowered: those that pay as chains, the others one by one.
 
     ``CNNEXT_CHAINS=0`` keeps all of them apart.
     """
-    if graph.training or os.environ.get("CNNEXT_CHAINS") == "0":
+    if os.environ.get("CNNEXT_CHAINS") == "0":
         return [Run([node]) for node in graph.nodes]
+    if graph.training:
+        from cnnext.graph.image_chains import choose_image_runs
+
+        return choose_image_runs(b, graph)
     return in_order(graph, [part for run in possible_runs(graph) for part in _split(b, run)])
 
 
@@ -343,11 +373,11 @@ def _outside(b: PlanBuilder, bands: Sequence[Sequence[_Part]]) -> dict[_Place, B
             rows = [parts[k].band.rows[i] for parts in bands]
             whole = rows[0] is None and (len(value.shape) != 4 or value.shape[0] == 1)
             if i != part.link and not whole:
-                outside[k, i] = BandStorage(b.view(value), [r[0] if r is not None else 0 for r in rows])
+                outside[k, i] = BandStorage.of_rows(b.view(value), [r[0] if r is not None else 0 for r in rows])
         if part.node.epilogue is not None and part.node.epilogue.add is not None:
-            outside[k, "add"] = BandStorage(b.view(part.node.epilogue.add), [parts[k].first for parts in bands])
+            outside[k, "add"] = BandStorage.of_rows(b.view(part.node.epilogue.add), [parts[k].first for parts in bands])
     last = len(bands[0]) - 1
-    outside[last, "output"] = BandStorage(b.view(bands[0][last].node.output), [parts[last].first for parts in bands])
+    outside[last, "output"] = BandStorage.of_rows(b.view(bands[0][last].node.output), [parts[last].first for parts in bands])
     return outside
 
 
@@ -358,7 +388,7 @@ def _lower_band(b: PlanBuilder, parts: Sequence[_Part], outside: dict[_Place, Ba
         def stand_in(place: _Place, value: Value, rows: tuple[int, int] | None) -> Value:
             if place not in outside:
                 return value
-            view = outside[place].view(rows[1] - rows[0] if rows is not None else value.shape[1] or 1)
+            view = outside[place].view(1, rows[1] - rows[0] if rows is not None else value.shape[1] or 1)
             return b.let(Value(view.shape, value.dtype, value.name), view)
 
         node = part.node

@@ -193,9 +193,11 @@ class Node:
     outputs : list of Value
     epilogue : Epilogue or None
         Set by the fusion pass.
+    is_repeated : bool
+        Whether the node computes again, in the backward pass, what the forward pass has dropped.
     """
 
-    __slots__ = ("epilogue", "inputs", "layer", "name", "outputs", "weights")
+    __slots__ = ("epilogue", "inputs", "is_repeated", "layer", "name", "outputs", "weights")
 
     def __init__(self, layer: Layer, inputs: Sequence[Value], weights: dict[str, Value], name: str,
                  epilogue: Epilogue | None = None):
@@ -204,7 +206,15 @@ class Node:
         self.weights = dict(weights)
         self.name = name
         self.epilogue = epilogue
+        self.is_repeated = False
         self.outputs: list[Value] = []
+
+    def exchange_reads(self, other: Callable[[Value], Value]) -> None:
+        """Read ``other(value)`` in place of each value."""
+        self.inputs = [other(v) for v in self.inputs]
+        self.weights = {key: other(v) for key, v in self.weights.items()}
+        if self.epilogue is not None and self.epilogue.add is not None:
+            self.epilogue.add = other(self.epilogue.add)
 
     @property
     def reads(self) -> list[Value]:
@@ -398,9 +408,17 @@ class Graph:
         return copy
 
     def order(self) -> None:
-        """Sort the nodes so that each stands after what it reads, and drop those that nothing needs."""
+        """Sort the nodes so that each stands after what it reads, and drop those that nothing needs.
+
+        In training, nodes keep their order as far as that allows: the gradient of a layer's weights then follows that of
+        its source, and the memory of ``diff_dst`` is free after it. From the outputs alone, all gradients of weights would
+        come after those of all sources.
+        """
         wanted = [v for node in self.effects for v in node.reads]
         needed = list(ancestors([*self.outputs, *wanted]))
+        if self.training:
+            known = set(needed)
+            needed = list(ancestors([*(v for n in self.nodes if n in known for v in n.outputs), *self.outputs, *wanted]))
         self.nodes = [n for n in needed if n not in self.effects] + self.effects
 
 

@@ -8,7 +8,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from cnnext._native.executor import UNARY
 from cnnext.errors import unknown
+from cnnext.graph.graph import Epilogue
 from cnnext.kernel_list import KERNELS
 
 KERNEL_CAPSULE = "cnnext.kernel.v1"
@@ -37,3 +39,11 @@ def pack_params(name: str, fields: tuple[tuple[str, str], ...], given: dict[str,
     if sorted(wanted) != sorted(given):
         raise KeyError(f"{name}: takes the parameters {sorted(wanted)}. Received {sorted(given)}.")
     return struct.pack("=" + "".join(kind for _, kind in fields), *(given[field] for field in wanted))
+
+
+def epilogue_params(epilogue: Epilogue) -> dict[str, Any]:
+    """The fields of a kernel's parameters that say what it does to its result: add, clip, then a function (-1: none)."""
+    name, constants = epilogue.post if epilogue.post is not None else (None, ())
+    first, second = (*constants, 0.0, 0.0)[:2]
+    return {"has_add": epilogue.add is not None, "low": epilogue.low, "high": epilogue.high,
+            "post_op": UNARY[name] if name is not None else -1, "post_0": first, "post_1": second}

@@ -99,31 +99,40 @@ class Storage:
 
 
 class BandStorage(Storage):
-    """The rows of a value that lie at hand while a chain computes a band.
+    """The part of a value that lies at hand while a chain computes a band: some rows of an image, or some images.
 
     Attributes
     ----------
     host : View
-        The whole value, (N, H, W, C).
-    first_rows : list of int
-        Where each band begins.
+        The whole value.
+    offsets : list of int
+        Where each band of an image begins, in elements; where a band is of images, each of all bands.
+    image_step : int
+        Elements from image to image; 0 where all share one.
     """
 
-    __slots__ = ("first_rows", "host")
+    __slots__ = ("host", "image_step", "offsets")
 
-    def __init__(self, host: View, first_rows: Sequence[int]):
+    def __init__(self, host: View, offsets: Sequence[int], image_step: int):
         super().__init__("band", host.size, host.storage.dtype)
         self.host = host
-        self.first_rows = list(first_rows)
+        self.offsets = list(offsets)
+        self.image_step = image_step
 
-    def view(self, rows: int) -> View:
-        """So many rows of one image."""
-        return View(self, 0, (1, rows, *self.host.shape[2:]), self.host.strides)
+    @staticmethod
+    def of_rows(host: View, first_rows: Sequence[int]) -> BandStorage:
+        """Rows of each image of a value (N, H, W, C), from these on."""
+        return BandStorage(host, [row * host.strides[1] for row in first_rows],
+                           host.strides[0] if host.shape[0] > 1 else 0)
 
-    @property
-    def image_step(self) -> int:
-        """Elements from image to image; 0 where all share one."""
-        return self.host.strides[0] if self.host.shape[0] > 1 else 0
+    @staticmethod
+    def of_images(host: View, first: Sequence[int]) -> BandStorage:
+        """Indices of the first axis, from these on."""
+        return BandStorage(host, [i * host.strides[0] for i in first], 0)
+
+    def view(self, *shape: int) -> View:
+        """The part at hand: the first extents of its shape, the others being the value's."""
+        return View(self, 0, (*shape, *self.host.shape[len(shape) :]), self.host.strides)
 
 
 @dataclass(frozen=True)
@@ -227,7 +236,7 @@ class Layout:
         self._memory_limit = memory_limit()
         self._views: dict[Value, View] = {}
         self._outputs = set(graph.outputs)
-        self._dense = {v for node in graph.nodes if _views_inputs(node) for v in node.inputs}
+        self._dense = {v for node in graph.nodes if node.layer.views_input for v in node.inputs}
         self._dense |= {v for node in graph.nodes if node.layer.dense_outputs for v in node.outputs}
         self._placed = self._choose_placements()
         self._last = self._choose_last()
@@ -238,8 +247,10 @@ class Layout:
             if type(node.layer).place is Layer.place:
                 continue
             for i, value in enumerate(node.inputs):
-                if value.node is None or value in placed or value in self._outputs or _views_inputs(value.node):
+                if value.node is None or value in placed or value in self._outputs or value.node.layer.views_input:
                     continue
+                if node.is_repeated and not value.node.is_repeated:
+                    continue    # else the output's memory would be taken from the forward pass on
                 placed[value] = (node, i)
         return placed
 
@@ -250,7 +261,7 @@ class Layout:
             if len(node.outputs) != 1 or node.output not in self._outputs or not node.layer.keeps_order:
                 continue
             (value,) = node.inputs
-            if value.node is not None and value not in self._outputs and not _views_inputs(value.node):
+            if value.node is not None and value not in self._outputs and not value.node.layer.views_input:
                 last.setdefault(value, node)
         return last
 
@@ -282,7 +293,7 @@ class Layout:
             if views is not None:
                 dst.storage.shared = True
                 return views[index]
-        if _views_inputs(value.node):
+        if value.node.layer.views_input:
             src = self.view(value.node.inputs[0])
             with contained(value.node.layer, "view"):
                 view = value.node.layer.view(value.node, src)
@@ -292,10 +303,6 @@ class Layout:
                 return view[value.node.outputs.index(value)]
         return View.dense(Storage("arena", prod(shape), value.dtype), shape) if value in self._dense else padded_view(
             shape, value.dtype)
-
-
-def _views_inputs(node: Node) -> bool:
-    return type(node.layer).view is not Layer.view
 
 
 def _concrete(value: Value, limit: int) -> tuple[int, ...]:
@@ -353,12 +360,15 @@ def guard_zones(storages: Iterable[Storage]) -> list[tuple[int, int]]:
     return [(0, GUARD_BYTES), *ends]
 
 
-def reuse_in_place(steps: Sequence[tuple[bool, Sequence[View], Sequence[View]]],
-                   spans: dict[Storage, tuple[int, int]]) -> dict[Storage, Storage]:
-    """Let results of elementwise steps take the memory of a source that dies there; shortens ``spans`` accordingly.
+Overwrites = Sequence[tuple[Sequence[View], View]]
 
-    ``steps``: whether the step reads and writes the same positions only, its sources, its results. A source's memory is
-    taken only if result and source are walked alike, element for element, and nobody reads the source later.
+
+def reuse_in_place(steps: Sequence[Overwrites], spans: dict[Storage, tuple[int, int]]) -> dict[Storage, Storage]:
+    """Let results of elementwise kernels take the memory of a source that dies there; shortens ``spans`` accordingly.
+
+    ``steps``: of each step the kernels that read and write the same positions only: sources that nothing else in the step
+    touches, and the result. A source's memory is taken only if result and source are walked alike, element for element, and
+    nobody reads the source later.
 
     Returns
     -------
@@ -366,21 +376,25 @@ def reuse_in_place(steps: Sequence[tuple[bool, Sequence[View], Sequence[View]]],
         Result storage -> the storage whose memory it takes.
     """
     host_of: dict[Storage, Storage] = {}
-    for i, (elementwise, src, dst) in enumerate(steps):
-        result = dst[0].storage if dst else None
-        if not elementwise or result is None or result.shared or spans.get(result, (-1, -1))[0] != i:
-            continue
-        for view in src:
-            host = host_of.get(view.storage, view.storage)
-            readers = [v for v in src if host_of.get(v.storage, v.storage) is host]
-            if (host.kind == "arena" and not view.storage.shared and spans[host][1] == i
-                    and view.storage.n_bytes == host.n_bytes == result.n_bytes
-                    and all((v.offset, v.shape, v.strides) == (dst[0].offset, dst[0].shape, dst[0].strides)
-                            for v in readers)):
-                host_of[result] = host
-                spans[host] = (spans[host][0], spans.pop(result)[1])
-                break
+    for i, step in enumerate(steps):
+        for src, dst in step:
+            if not dst.storage.shared and spans.get(dst.storage, (-1, -1))[0] == i:
+                _take_place(i, src, dst, spans, host_of)
     return host_of
+
+
+def _take_place(step: int, src: Sequence[View], dst: View, spans: dict[Storage, tuple[int, int]],
+                host_of: dict[Storage, Storage]) -> None:
+    result = dst.storage
+    for view in src:
+        host = host_of.get(view.storage, view.storage)
+        readers = [v for v in src if host_of.get(v.storage, v.storage) is host]
+        if (host.kind == "arena" and not view.storage.shared and spans[host][1] == step
+                and view.storage.n_bytes == host.n_bytes == result.n_bytes
+                and all((v.offset, v.shape, v.strides) == (dst.offset, dst.shape, dst.strides) for v in readers)):
+            host_of[result] = host
+            spans[host] = (spans[host][0], spans.pop(result)[1])
+            return
 
 
 def lifetimes(steps: Iterable[tuple[Iterable[View], Iterable[View]]]) -> dict[Storage, tuple[int, int]]:

@@ -20,6 +20,7 @@ from cnnext.graph.memory import (
     GUARD_BYTES,
     BandStorage,
     Layout,
+    Overwrites,
     Storage,
     View,
     aligned_bytes,
@@ -101,6 +102,13 @@ class Step:
         return [self] if self.bands is None else self.bands.parts
 
     @property
+    def overwrites(self) -> Overwrites:
+        """Sources that results may take the place of: of elementwise kernels, where no other of the step reads them."""
+        if self.bands is not None:
+            return self.bands.overwrites
+        return [(self.src, self.dst[0])] if self.elementwise and self.dst else []
+
+    @property
     def moved_bytes(self) -> int:
         """Bytes read and written, each element once."""
         return sum(v.size * v.storage.dtype.itemsize for v in (*self.src, *self.dst))
@@ -140,6 +148,8 @@ class PlanBuilder:
         self.prologue: list[Step] = []
         self._packed: dict[tuple[Any, ...], list[Storage]] = {}     # what bands compute once, and share
         self._same: dict[Storage, Storage] = {}
+        self._once: set[Storage] = set()            # what is computed once before a chain
+        self._before: list[Step] = []
         self._banding = False
         self._band_views: dict[Value, View] = {}
         self._graph = graph
@@ -220,8 +230,20 @@ class PlanBuilder:
                 view.storage.kind = "prologue"
             if not (self._banding and self._is_known(step)):
                 self.prologue.append(step)
+        elif self._banding and self._is_same_for_all(step):
+            if not self._is_known(step):
+                self._once.update(v.storage for v in step.dst)
+                self._before.append(step)
         else:
             self._append(step)
+
+    def _is_same_for_all(self, step: Step) -> bool:
+        """Whether no band differs in what the step computes: weights that are packed anew in each training step."""
+        own = any(isinstance(v.storage, BandStorage) for v in step.dst)
+        return bool(step.src) and not own and all(v.storage in self._once or self._is_weights(v) for v in step.src)
+
+    def _is_weights(self, view: View) -> bool:
+        return view.storage.kind in ("fixed", "prologue")
 
     def _append(self, step: Step) -> None:
         self._leave_prologue(step.dst)
@@ -241,6 +263,7 @@ class PlanBuilder:
     def apart(self) -> Iterator[list[Step]]:
         """Collect the steps of a band, which one worker computes; nothing is timed for so few rows."""
         whole, tuner = self.steps, self.tuner
+        self._before = whole
         self.steps, self.tuner, self._banding, self.tiles_wanted = [], None, True, 1
         try:
             yield self.steps
@@ -278,10 +301,13 @@ class PlanBuilder:
     def lower_graph(self, chooser: Chooser | None = None) -> None:
         """Lower all nodes, those of chains together."""
         from cnnext.graph.chains import choose_runs, lower_chain
+        from cnnext.graph.image_chains import lower_image_chain
 
         for run in (chooser or choose_runs)(self, self._graph):
             if run.rows:
                 lower_chain(self, run)
+            elif run.images:
+                lower_image_chain(self, run)
             else:
                 self.lower_node(run.nodes[0])
 
@@ -347,7 +373,7 @@ class Plan:
         if guard:
             self.arena_bytes = plan_guarded_arena(spans)
         else:
-            hosts = reuse_in_place([(s.elementwise, s.src, s.dst) for s in self.steps], spans)
+            hosts = reuse_in_place([s.overwrites for s in self.steps], spans)
             self.arena_bytes = plan_arena(spans)
             for storage, host in hosts.items():
                 storage.offset_bytes = host.offset_bytes
@@ -544,7 +570,7 @@ def _described_bands(step: Step, bands: Bands) -> tuple[Any, ...]:
     moving = bands.outside
     calls = executor.Bands(
         [[_described(part, moving) for part in parts] for parts in bands.variants], bands.variant_of,
-        [[s.first_rows[i] * s.host.strides[1] * s.dtype.itemsize for s in moving] for i in range(len(bands.variant_of))],
+        [[s.offsets[i] * s.dtype.itemsize for s in moving] for i in range(len(bands.variant_of))],
         [s.image_step * s.dtype.itemsize for s in moving], bands.scratch_bytes, bands.zones)
     return step.title, calls, [], [], b"", step.tiles
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Protocol, TypeVar
 
-from cnnext._native.executor import UNARY
 from cnnext.graph.graph import Epilogue
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 
@@ -67,11 +67,7 @@ class TapSum:
 
     def epilogue_params(self) -> dict[str, float]:
         """The fields of kernel parameters that all share."""
-        post, constants = self.epilogue.post if self.epilogue.post is not None else (None, ())
-        p0, p1 = (*constants, 0.0, 0.0)[:2]
-        return dict(has_bias=self.bias is not None, has_add=self.add is not None,
-                    post_op=UNARY[post] if post is not None else -1, low=self.epilogue.low, high=self.epilogue.high,
-                    post_0=p0, post_1=p1)
+        return {**epilogue_params(self.epilogue), "has_bias": self.bias is not None, "has_add": self.add is not None}
 
 
 @dataclass(frozen=True)

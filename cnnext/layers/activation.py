@@ -19,7 +19,7 @@ from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
 from cnnext.layers._rows import row_step
 from cnnext.layers.attributes import boolean, number
-from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.layer import Gradients, Images, Layer
 from cnnext.layers.softmax import LogSoftmax, Softmax
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class UnaryBackward(Layer):
 
     def commuted(self, node: Node, axes: tuple[int, ...]) -> tuple[Layer, tuple[int, ...]]:
         return self, axes
+
+    def images(self, node: Node) -> Images:
+        return Images((True, True))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         _unary_step(b, "unary_backward", self.function, [b.view(v) for v in node.inputs], b.view(node.output))

@@ -13,7 +13,7 @@ from cnnext.layers._taps import Window2D, lower_backward_data, lower_backward_we
 from cnnext.layers._weighted import BackwardData, BackwardWeights, fold_into_weights, weighted_gradient, weights_and_bias
 from cnnext.layers._windows import onnx_window
 from cnnext.layers.attributes import Pair, activation, boolean, data_format, initializer, integer, padding, pair, regularizer
-from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Images, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -102,6 +102,9 @@ class Convolution(Layer):
         if self.rank != 2 or is_winograd_window(window):   # whose groups of tiles are cut as they fit L2 already
             return None
         return window.band(first, last, shape[1] or 0)
+
+    def images(self, node: Node) -> Images | None:
+        return convolution_images(node, self.geometry(node.inputs[0].shape))
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,) = node.inputs
@@ -227,6 +230,9 @@ class ConvolutionBackwardData(BackwardData):
 
     accepts_epilogue = True
 
+    def images(self, node: Node) -> Images | None:
+        return convolution_images(node, self.geometry)
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, weights = (b.view(v) for v in node.inputs)
         lower_backward_data(b, image_view(diff_dst), weights_view(weights), None, image_view(b.view(node.output)),
@@ -239,6 +245,11 @@ class ConvolutionBackwardWeights(BackwardWeights):
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, diff_dst = (image_view(b.view(v)) for v in node.inputs)
         lower_backward_weights(b, src, diff_dst, weights_view(b.view(node.output)), self.geometry)
+
+
+def convolution_images(node: Node, window: Window2D) -> Images | None:
+    """What ``Layer.images`` says of a convolution; Winograd's algorithms want the tiles of all images together."""
+    return None if is_winograd_window(window) else Images((True, *[False] * (len(node.inputs) - 1)))
 
 
 def is_winograd_window(window: Window2D) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from cnnext._native.executor import BINARY, UNARY
+from cnnext._native.executor import BINARY
 from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Epilogue, Graph, Node, Shape, Value
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._algorithms import L2_BYTES, lower_sum_shards
@@ -28,7 +29,7 @@ from cnnext.layers._windows import SlidingWindow, block_tile, onnx_window, phase
 from cnnext.layers.attributes import activation, boolean, data_format, initializer, integer, padding, pair, regularizer
 from cnnext.layers.conv2d import output_size
 from cnnext.layers.elementwise import copy_view
-from cnnext.layers.layer import Band, Gradients, Layer, ParameterSpec, Window
+from cnnext.layers.layer import Band, Gradients, Images, Layer, ParameterSpec, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -114,6 +115,9 @@ class DepthwiseConv2D(Layer):
         shape = node.inputs[0].shape
         return self.geometry(shape).band(first, last, shape[1] or 0)
 
+    def images(self, node: Node) -> Images:
+        return Images((True,))
+
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         (src,), (kh, kw, channels, multiplier) = node.inputs, node.weights["weights"].shape
         windows = (channels or 0) * (multiplier or 0)
@@ -136,6 +140,9 @@ class DepthwiseBackwardData(BackwardData):
     """Gradient of a depthwise convolution with respect to its source."""
 
     accepts_epilogue = True
+
+    def images(self, node: Node) -> Images:
+        return Images((True, False))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         diff_dst, diff_src, weights = b.view(node.inputs[0]), b.view(node.output), grouped_weights(b, node.inputs[1])
@@ -208,12 +215,8 @@ def lower_depthwise(b: PlanBuilder, src: View, weights: View, bias: View | None,
     block = _channel_block(b, src, columns["KH"]) if columns["KW"] else dst.shape[3]
     tile = block_tile(b, dst.shape, len(taps), block) if block < dst.shape[3] else None
     sliding = SlidingWindow.of(b, src, dst, taps, strides, weights.shape[1], tile)
-    post, constants = epilogue.post if epilogue.post is not None else (None, ())
-    p0, p1 = (*constants, 0.0, 0.0)[:2]
-    params = dict(sliding.params, **columns, block=block, far=4 * src.size > L2_BYTES, has_bias=bias is not None,
-                  has_add=add is not None,
-                  post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
-                  post_1=p1)
+    params = {**sliding.params, **columns, "block": block, "far": 4 * src.size > L2_BYTES, "has_bias": bias is not None,
+              **epilogue_params(epilogue), "has_add": add is not None}
     sources = [src, sliding.table, weights] + [v for v in (bias, add) if v is not None]
     b.step("conv_depthwise", sources, [dst], params, tiles=sliding.tiles, scratch_bytes=16 * max(len(taps), 1),
            macs=dst.size * len(taps),

@@ -16,7 +16,7 @@ from cnnext.graph.plan import TILES_WANTED, PlanBuilder
 from cnnext.layers._algorithms import lower_sum_shards
 from cnnext.layers._reduce import lower_reduction
 from cnnext.layers._rows import coalesce, row_step
-from cnnext.layers.layer import Band, Gradients, Layer
+from cnnext.layers.layer import Band, Gradients, Images, Layer
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -59,6 +59,12 @@ class Join(Layer):
         if any(len(shape) == 3 and shape[0] != 1 for shape in shapes):     # rows without images
             return None
         return Band(tuple((first, last) if len(s) == 4 and s[1] == rows else None for s in shapes))
+
+    def images(self, node: Node) -> Images | None:
+        shapes = [v.shape for v in node.inputs]
+        if any(len(shape) == 3 and shape[0] != 1 for shape in shapes):     # as above
+            return None
+        return Images(tuple(len(shape) == 4 and shape[0] == node.output.shape[0] for shape in shapes))
 
     def to_onnx(self, b: OnnxBuilder, node: Node) -> None:
         order = b.layout(*node.inputs)

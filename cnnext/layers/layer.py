@@ -8,8 +8,8 @@ A layer file has one order: attributes, parameters, shape rule, gradient, loweri
 - how it computes, one of: ``compose(g, *x)`` out of other layers; ``forward`` / ``backward`` on NumPy arrays;
   ``lower(b, node)`` into kernel calls, with ``gradient(g, node, *diff_dst)``.
 
-The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``band``, ``window``,
-``macs``.
+The optional rest has defaults: ``to_onnx``, ``as_affine``, ``as_epilogue``, ``commuted``, ``view``, ``band``, ``images``,
+``window``, ``macs``.
 
 ``to_onnx(b, node)`` says what the layer is in an ONNX file: ``b``, a ``cnnext.onnx.builder.OnnxBuilder``, appends nodes and
 names tensors. The layer is asked in its channels-last form; its ``activation``, if it has such an attribute, is exported
@@ -101,6 +101,22 @@ class Band:
 
     rows: tuple[tuple[int, int] | None, ...]
     attributes: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """What of a node belongs to single images, the first axis of a value (N, H, W, C).
+
+    Parameters
+    ----------
+    inputs : tuple of bool
+        Which inputs are cut by images like the output; the others are read whole for each image.
+    unit : int
+        Images that one index of the output's first axis stands for: for sums over several of them.
+    """
+
+    inputs: tuple[bool, ...]
+    unit: int = 1
 
 
 class _Counter(threading.local):
@@ -421,6 +437,11 @@ class Layer:
         """The output (each of them) as another view of the input's memory, or None where that needs a copy."""
         return None
 
+    @property
+    def views_input(self) -> bool:
+        """Whether the output may lie in the input's memory (``view``)."""
+        return type(self).view is not Layer.view
+
     def band(self, node: Node, first: int, last: int) -> Band | None:
         """How rows ``first`` to ``last`` (exclusive) of the output (N, H, W, C) are computed; None: never by themselves.
 
@@ -430,6 +451,14 @@ class Layer:
         if self.as_epilogue() is None or node.weights or len(node.inputs) != 1:
             return None
         return Band(((first, last),))
+
+    def images(self, node: Node) -> Images | None:
+        """Which inputs some images of the output (N, H, W, C) are computed from; None: not from images apart.
+
+        A training step computes neighbouring layers that say so for some images at a time, so that what one writes is still
+        in the cache when the next reads it. Inputs of other shapes than (N, H, W, C) are never cut, whatever this says.
+        """
+        return Images((True,)) if self.as_epilogue() is not None and not node.weights and len(node.inputs) == 1 else None
 
     keeps_order: ClassVar[bool] = False  # the output has the source's elements in the source's order
 

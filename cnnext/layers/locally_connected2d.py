@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnext._native.executor import UNARY
 from cnnext.geometry import PaddingPairs, resolve_padding
 from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers._taps import (
     MIN_TILE_MACS,
@@ -106,13 +106,9 @@ class LocallyConnected2D(Layer):
         width = nv * b.vl
         # of K: as much as leaves half of L2 to the sources and results, but at least one segment
         block = max(PANEL_BLOCK_BYTES // (4 * width), self.kernel_size[1] * src.shape[3])
-        post, constants = epilogue.post if epilogue.post is not None else (None, ())
-        p0, p1 = (*constants, 0.0, 0.0)[:2]
         tile, tiles = _pixels(dst.shape, macs)
         params = dict(window_params(self.geometry(src.shape)), nv=nv, tile=tile, block=block,
-                      has_bias="bias" in node.weights, has_add=epilogue.add is not None,
-                      post_op=UNARY[post] if post is not None else -1, low=epilogue.low, high=epilogue.high, post_0=p0,
-                      post_1=p1)
+                      has_bias="bias" in node.weights, **epilogue_params(epilogue))
         b.step("locally_connected", [src, weights, *rest], [dst], params, tiles=tiles,
                scratch_bytes=4 * (block + 1) * width + 8 * prod(self.kernel_size), macs=macs,
                why=f"panels of {width} channels, {tile} pixels a tile")

@@ -19,7 +19,7 @@ from cnnext.layers._taps import Pair, Tap, Window2D
 from cnnext.layers._windows import SlidingWindow, image_blocks, onnx_window, phase_view, phases, receptive_window
 from cnnext.layers.attributes import boolean, data_format, number, padding, pair
 from cnnext.layers.conv2d import output_size
-from cnnext.layers.layer import Band, Gradients, Layer, Window
+from cnnext.layers.layer import Band, Gradients, Images, Layer, Window
 
 if TYPE_CHECKING:
     from cnnext.onnx.builder import OnnxBuilder
@@ -84,6 +84,9 @@ class Pooling(Layer):
     def band(self, node: Node, first: int, last: int) -> Band | None:
         shape = node.inputs[0].shape
         return self.geometry(shape).band(first, last, shape[1] or 0)
+
+    def images(self, node: Node) -> Images:
+        return Images((True,))
 
     def onnx_window(self, b: OnnxBuilder, node: Node) -> tuple[dict[str, Any], bool]:
         """The window's attributes in ONNX, and whether ONNX's pools take it: no pad as large as the kernel.
@@ -289,6 +292,9 @@ class PoolBackward(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
+
+    def images(self, node: Node) -> Images | None:
+        return None if len(node.inputs[1].shape) == 2 else Images((True, True, True))
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         src, dst, diff_dst = (one_pixel(b.view(v)) for v in node.inputs)

@@ -77,6 +77,8 @@ class Trainer:
     optimizer : str or Optimizer
     loss : str or Loss
     metrics : list of str, Metric, ConfusionMetric or function
+    checkpoint_activations : bool
+        Keep few activations for the backward pass and compute the others again.
 
     Raises
     ------
@@ -86,7 +88,7 @@ class Trainer:
 
     def __init__(self, model: Model, optimizer: str | Optimizer = "adam",
                  loss: str | Loss = "sparse_categorical_crossentropy",
-                 metrics: Sequence[str | AnyMetric | MetricFunction] = ()):
+                 metrics: Sequence[str | AnyMetric | MetricFunction] = (), checkpoint_activations: bool = False):
         if len(model.graph.outputs) != 1:
             raise ValueError(message("compile", "model", "have one output to be trained", len(model.graph.outputs)))
         self.model = model
@@ -94,6 +96,7 @@ class Trainer:
         self.loss = get_loss(loss)
         self.metrics = [m.for_output(self.loss, model.graph.outputs[0]) for m in get_metrics(metrics)]
         self.optimizer.check_groups(model.parameters)
+        self.checkpoint_activations = bool(checkpoint_activations)
         self._plans: OrderedDict[Any, StepPlan] = OrderedDict()
 
     def fit(self, x: Any, y: Any = None, batch_size: int = 32, epochs: int = 1, shuffle: bool = True,
@@ -412,18 +415,30 @@ class Trainer:
         loss = self.loss if targets is None else self.loss_for(targets)
         key = (tuple(shapes), training, loss.target_dtype, _treatment(self.model.graph), self.model.exact, self.model.tune)
         if key not in self._plans:
-            self._plans[key] = self._build(shapes, training, loss)
+            self._plans[key] = self.build(shapes, training, self.checkpoint_activations, loss)
             while len(self._plans) > MAX_PLANS:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _build(self, shapes: Sequence[Shape], training: bool, loss_for_targets: Loss) -> StepPlan:
-        """The model's graph, then the loss, and in training the gradients and the updates."""
+    def build(self, shapes: Sequence[Shape], training: bool, checkpoint_activations: bool = False,
+              loss_for_targets: Loss | None = None) -> StepPlan:
+        """The plan of the model's graph with the loss, and in training the gradients and the updates.
+
+        Parameters
+        ----------
+        shapes : list of tuple of int
+            Of the model's inputs.
+        training : bool
+        checkpoint_activations : bool
+        loss_for_targets : Loss, optional
+            In place of the trainer's.
+        """
         g = prepare(self.model.graph, shapes, training)
         (prediction,) = g.outputs
         extra = {g.seed: "seed"} if g.seed is not None else {}
-        target = Value(loss_for_targets.target_shape(prediction.shape), loss_for_targets.target_dtype, "target")
+        rule = loss_for_targets or self.loss
+        target = Value(rule.target_shape(prediction.shape), rule.target_dtype, "target")
         g.inputs.append(target)
         extra[target] = "target"
         loss = self.loss_of(g, prediction, target)
@@ -435,7 +450,8 @@ class Trainer:
             self._append_updates(g, loss, hyper)
         g.order()
         names = [extra[v] for v in g.inputs[len(shapes) :]]
-        plan = Plan(optimize(g), default_level(), exact=self.model.exact, tuner=self.model._runner.tuner())
+        plan = Plan(optimize(g, checkpoint_activations), default_level(), exact=self.model.exact,
+                    tuner=self.model._runner.tuner())
         return StepPlan(plan, names, target.shape, [p for p in self.model.parameters if p not in g.frozen])
 
     def loss_of(self, g: Graph, prediction: Value, target: Value) -> Value:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnnext.graph.graph import Graph, Shape
+from cnnext.graph.passes.early_effects import early_effects
 from cnnext.graph.passes.expand import expand
 from cnnext.graph.passes.fold_affine import fold_affine
 from cnnext.graph.passes.fuse_epilogues import fuse_epilogues
@@ -20,6 +21,7 @@ from cnnext.graph.passes.fuse_pools import fuse_pools
 from cnnext.graph.passes.gate_weights import gate_weights
 from cnnext.graph.passes.nest_concats import nest_concats
 from cnnext.graph.passes.plugin_passes import plugin_passes
+from cnnext.graph.passes.recompute import recompute
 from cnnext.graph.passes.sink_transposes import sink_transposes
 
 __all__ = ["optimize", "prepare"]
@@ -34,11 +36,15 @@ def prepare(graph: Graph, shapes: Sequence[Shape], training: bool, known: Mappin
     return copy
 
 
-def optimize(graph: Graph) -> Graph:
-    """A copy of the graph that computes the same with fewer and cheaper steps."""
+def optimize(graph: Graph, checkpoint_activations: bool = False) -> Graph:
+    """A copy of the graph that computes the same with fewer and cheaper steps.
+
+    With ``checkpoint_activations``, a step of training keeps few activations and computes the others twice.
+    """
     graph = sink_transposes(graph)
     if graph.training:
-        return _fold_and_fuse(graph)
+        graph = _fold_and_fuse(graph)
+        return early_effects(recompute(graph) if checkpoint_activations else graph)
     return fuse_pools(_fold_and_fuse(plugin_passes(graph, _fold_and_fuse)))
 
 

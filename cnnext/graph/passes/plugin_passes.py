@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cnnext.errors import PluginError, message
-from cnnext.graph.graph import Graph, Node, Parameter, Value, constant
+from cnnext.graph.graph import Graph, Parameter, Value, constant
 from cnnext.plugins import Plugin, graph_passes, load_pass, without
 
 TOLERANCE = 1e-4    # of the largest magnitude of an output
@@ -199,16 +199,9 @@ def _with_other_weights(graph: Graph, weights: dict[Parameter, Value], rng: np.r
         return weights[p]
 
     for node in graph.nodes:
-        _exchange(node, other)
+        node.exchange_reads(other)
     graph.outputs = [other(v) for v in graph.outputs]
     return graph
-
-
-def _exchange(node: Node, other: Any) -> None:
-    node.inputs = [other(v) for v in node.inputs]
-    node.weights = {key: other(v) for key, v in node.weights.items()}
-    if node.epilogue is not None and node.epilogue.add is not None:
-        node.epilogue.add = other(node.epilogue.add)
 
 
 def _relative_error(x: np.ndarray, y: np.ndarray) -> float:

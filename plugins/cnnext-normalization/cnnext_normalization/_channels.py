@@ -12,46 +12,73 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnext.graph.graph import Graph, Node, Shape, Value, constant
+from cnnext.graph.graph import FLOAT32, Graph, Node, Shape, Value, constant
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers.activation import UnaryBackward
-from cnnext.layers.layer import Gradients, Layer
+from cnnext.layers.layer import Gradients, Images, Layer
 from cnnext_normalization._lowering import (
-    epilogue_params,
+    Shards,
     like_src,
     native_step,
     sample_rows,
-    shard_count,
     tile_rows,
 )
 
 CLOSED = (-math.inf, math.inf)
 
 
-class ChannelStatistics(Layer):
-    """The statistics of a value, per sample or of all samples together, per group of channels."""
+def channel_statistics(g: Graph, x: Value, epsilon: float, per_sample: bool, group: int, name: str) -> Value:
+    """Append the nodes for the statistics of a value, per sample or of all together, per group of channels."""
+    moments = g.apply1(ChannelMoments(x.shape, per_sample, name), x)
+    return g.apply1(ChannelStatistics(x.shape, epsilon, per_sample, group, name), moments)
 
-    def __init__(self, epsilon: float, per_sample: bool, group: int, name: str):
-        super().__init__(name=f"{name}/statistics")
-        self.epsilon = epsilon
+
+class ChannelMoments(Layer):
+    """Mean and squared deviations of each shard of a value, doubles of shape (shards of all samples, 2, C)."""
+
+    def __init__(self, src_shape: Shape, per_sample: bool, name: str):
+        super().__init__(name=f"{name}/moments")
         self.per_sample = per_sample
-        self.group = group
+        self.shards = Shards.of(src_shape, per_sample)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        return (shapes[0][0] if self.per_sample else 1, 4, shapes[0][-1])
+        return self.shards.table
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return [np.dtype(np.float64)]
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         (src,) = sample_rows([b.view(node.inputs[0])], self.per_sample)
-        samples, channels = src.shape[0], src.shape[-1]
-        rows = math.prod(src.shape[1:-1])
-        shards = shard_count(samples, rows, channels)
-        # 8 bytes an element: sums in double precision
-        partial = b.temp((samples, shards, 2, channels), np.dtype(np.int64))
-        native_step(b, "moments", [src], [partial], {"shards": shards}, tiles=samples * shards,
-                    scratch_bytes=12 * channels, macs=2 * src.size, why=f"{shards} shards of {rows} rows")
-        params = {"shards": shards, "rows": rows, "group": self.group, "epsilon": self.epsilon}
-        native_step(b, "statistics", [partial], [b.view(node.output)], params, tiles=samples)
+        shards = self.shards.at_hand(src)
+        native_step(b, "moments", [src], [b.view(node.output)], shards.params, tiles=shards.table[0],
+                    scratch_bytes=12 * src.shape[-1], macs=2 * src.size, why=shards.why)
+
+    def images(self, node: Node) -> Images | None:
+        return self.shards.images(True)
+
+
+class ChannelStatistics(Layer):
+    """The statistics of a value of shape ``src_shape`` from its moments."""
+
+    def __init__(self, src_shape: Shape, epsilon: float, per_sample: bool, group: int, name: str):
+        super().__init__(name=f"{name}/statistics")
+        self.epsilon = epsilon
+        self.group = group
+        self.shards = Shards.of(src_shape, per_sample)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (self.shards.samples, 4, shapes[0][-1])
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return [FLOAT32]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        stats = b.view(node.output)
+        params = {**self.shards.params, "rows": self.shards.rows, "group": self.group, "epsilon": self.epsilon}
+        native_step(b, "statistics", [b.view(node.inputs[0])], [stats], params, tiles=stats.shape[0],
+                    scratch_bytes=16 * stats.shape[-1])
 
 
 class MovingStatistics(Layer):
@@ -100,6 +127,9 @@ class ChannelNormalize(Layer):
         gamma, beta = (b.view(node.weights[key]) for key in ("gamma", "beta"))
         lower_normalize(b, node, b.view(node.inputs[1]), gamma, beta, self.per_sample)
 
+    def images(self, node: Node) -> Images | None:
+        return None if self.per_sample else Images((True, False))
+
 
 def lower_normalize(b: PlanBuilder, node: Node, stats: View, gamma: View, beta: View, per_sample: bool) -> None:
     """Append the step that makes the node's output of its first input, with its epilogue."""
@@ -117,8 +147,9 @@ def normalize_gradient(g: Graph, node: Node, stats: Value, gamma: Value, beta: V
     """Gradients of the source (through its statistics too, unless they are frozen), of gamma and of beta."""
     dy, bounds = before_clip(node, dy)
     x, name = node.inputs[0], node.name
-    sums = NormalizeBackwardSums(per_sample, group, frozen, bounds, name)
-    terms, diff_gamma, diff_beta = g.apply(sums, x, stats, gamma, beta, dy)
+    sums = g.apply1(NormalizeBackwardSums(x.shape, per_sample, bounds, name), x, stats, gamma, beta, dy)
+    terms, diff_gamma, diff_beta = g.apply(NormalizeBackwardTerms(x.shape, per_sample, group, frozen, name), sums, stats,
+                                           gamma)
     diff = g.apply1(NormalizeBackwardData(per_sample, bounds, name), dy, x, stats, gamma, beta, terms)
     return Gradients([diff], {"gamma": diff_gamma, "beta": diff_beta})
 
@@ -136,38 +167,65 @@ def before_clip(node: Node, dy: Value) -> tuple[Value, tuple[float, float]]:
 
 
 class NormalizeBackwardSums(Layer):
-    """What the gradient of a normalization sums over: inputs x, statistics, gamma, beta, diff_dst.
+    """What the gradient of a normalization sums over, for each shard: inputs x, statistics, gamma, beta, diff_dst.
+
+    The output holds doubles (shards of all samples, 2, C): the sums of diff_dst and of ``diff_dst * (x - center)``.
+    """
+
+    n_inputs = 5
+
+    def __init__(self, src_shape: Shape, per_sample: bool, bounds: tuple[float, float], name: str):
+        super().__init__(name=f"{name}/backward_sums")
+        self.per_sample = per_sample
+        self.bounds = bounds
+        self.shards = Shards.of(src_shape, per_sample)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.shards.table
+
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return [np.dtype(np.float64)]
+
+    def lower(self, b: PlanBuilder, node: Node) -> None:
+        x, stats, gamma, beta, dy = (b.view(v) for v in node.inputs)
+        x, dy = sample_rows([x, dy], self.per_sample)
+        shards, (low, high) = self.shards.at_hand(x), self.bounds
+        native_step(b, "diff_sums", [x, stats, gamma, beta, dy], [b.view(node.output)],
+                    {**shards.params, "low": low, "high": high}, tiles=shards.table[0], scratch_bytes=16 * x.shape[-1],
+                    macs=2 * x.size, why=shards.why)
+
+    def images(self, node: Node) -> Images | None:
+        return self.shards.images(True, False, False, False, True)
+
+
+class NormalizeBackwardTerms(Layer):
+    """What follows from these sums, of a value of shape ``src_shape``: inputs sums, statistics, gamma.
 
     Outputs: slope and level (S, 2, C) of ``diff_src = scale * diff_dst - slope * (x - center) - level``, the gradients of
     gamma and beta.
     """
 
-    n_inputs = 5
+    n_inputs = 3
     n_outputs: ClassVar[int] = 3
 
-    def __init__(self, per_sample: bool, group: int, frozen: bool, bounds: tuple[float, float], name: str):
-        super().__init__(name=f"{name}/backward_sums")
-        self.per_sample = per_sample
+    def __init__(self, src_shape: Shape, per_sample: bool, group: int, frozen: bool, name: str):
+        super().__init__(name=f"{name}/backward_terms")
         self.group = group
         self.frozen = frozen
-        self.bounds = bounds
+        self.shards = Shards.of(src_shape, per_sample)
 
     def output_shapes(self, *shapes: Shape) -> Sequence[Shape]:
         samples, _, channels = shapes[1]
         return [(samples, 2, channels), (channels,), (channels,)]
 
+    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
+        return [FLOAT32] * 3
+
     def lower(self, b: PlanBuilder, node: Node) -> None:
-        x, stats, gamma, beta, dy = (b.view(v) for v in node.inputs)
-        x, dy = sample_rows([x, dy], self.per_sample)
-        samples, channels, rows = x.shape[0], x.shape[-1], math.prod(x.shape[1:-1])
-        shards = shard_count(samples, rows, channels)
-        partial = b.temp((samples, shards, 2, channels), np.dtype(np.int64))    # doubles
-        low, high = self.bounds
-        native_step(b, "diff_sums", [x, stats, gamma, beta, dy], [partial], {"shards": shards, "low": low, "high": high},
-                    tiles=samples * shards, scratch_bytes=16 * channels, macs=2 * x.size,
-                    why=f"{shards} shards of {rows} rows")
-        params = {"shards": shards, "rows": rows, "group": self.group, "frozen": self.frozen}
-        native_step(b, "diff_terms", [partial, stats, gamma], [b.view(v) for v in node.outputs], params)
+        params = {"shards": self.shards.params["shards"], "rows": self.shards.rows, "group": self.group,
+                  "frozen": self.frozen}
+        native_step(b, "diff_terms", [b.view(v) for v in node.inputs], [b.view(v) for v in node.outputs], params,
+                    scratch_bytes=32 * node.inputs[1].shape[-1])
 
 
 class NormalizeBackwardData(Layer):
@@ -191,6 +249,9 @@ class NormalizeBackwardData(Layer):
         native_step(b, "normalize_backward", [dy, x, *tables], [dst],
                     {"rows": rows, "tiles": tiles, "low": low, "high": high}, tiles=dst.shape[0] * tiles,
                     scratch_bytes=8 * dst.shape[-1], macs=2 * dst.size, elementwise=True)
+
+    def images(self, node: Node) -> Images | None:
+        return None if self.per_sample else Images((True, True, False, False, False, False))
 
 
 def gamma_and_beta(weights: dict[str, Value], channels: int) -> dict[str, Value]:

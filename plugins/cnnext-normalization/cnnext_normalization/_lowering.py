@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
 from typing import Any
 
-from cnnext.graph.graph import Epilogue, Node, Shape
+from cnnext.graph.graph import Node, Shape
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder
-from cnnext.layers.layer import Layer, ParameterSpec
+from cnnext.layers.layer import Images, Layer, ParameterSpec
 from cnnext_normalization import _native  # type: ignore[attr-defined]
 
 TILE_FLOATS = 32768     # 128 KB: enough to make taking a tile cheap
 SHARDS = 32             # sums over many rows, at most: enough for as many workers
+LEAST_SHARDS = 16
 SHARD_FLOATS = 16384
 
 
@@ -46,18 +49,66 @@ def shard_count(samples: int, rows: int, channels: int) -> int:
     return max(1, min(-(-SHARDS // samples), rows, rows * channels // SHARD_FLOATS))
 
 
+@dataclass(frozen=True)
+class Shards:
+    """How the rows of a value are cut into shards, whose sums are joined in order; from shapes alone.
+
+    Attributes
+    ----------
+    samples, rows, channels : int
+        Rows of a sample, which is all there is where the samples are not apart.
+    shard_rows : int
+        Of each shard of a sample but the last.
+    image_rows : int
+        Of an image, where shards consist of whole images; 0 otherwise.
+    """
+
+    samples: int
+    rows: int
+    channels: int
+    shard_rows: int
+    image_rows: int = 0
+
+    @staticmethod
+    def of(shape: Shape, per_sample: bool) -> Shards:
+        """Shards of a value (N, ..., C): whole images where these are enough, and as large as ``SHARD_FLOATS``."""
+        extents = [n or 0 for n in shape]
+        samples, channels = extents[0] if per_sample else 1, extents[-1]
+        rows = prod(extents[int(per_sample) : -1])
+        if not per_sample and len(extents) == 4 and extents[0] >= LEAST_SHARDS:
+            image = prod(extents[1:3])
+            together = min(extents[0], 1 << (max(1, ceil(SHARD_FLOATS / max(image * channels, 1))) - 1).bit_length())
+            return Shards(samples, rows, channels, max(together * image, 1), image)
+        return Shards(samples, rows, channels, max(1, ceil(rows / shard_count(samples, rows, channels))))
+
+    def at_hand(self, src: View) -> Shards:
+        """The shards of all rows, or of those of some images: a view (S, rows on one axis or more, C)."""
+        return replace(self, samples=src.shape[0], rows=prod(src.shape[1:-1]))
+
+    @property
+    def params(self) -> dict[str, int]:
+        """As the kernels want them."""
+        return {"shards": max(1, ceil(self.rows / self.shard_rows)), "shard_rows": self.shard_rows}
+
+    @property
+    def table(self) -> tuple[int, int, int]:
+        """Shape of the sums: two for each shard of each sample and each channel."""
+        return self.samples * self.params["shards"], 2, self.channels
+
+    @property
+    def why(self) -> str:
+        """One line for ``plan.explain()``."""
+        return f"{self.table[0]} shards of {self.shard_rows} rows"
+
+    def images(self, *cut: bool) -> Images | None:
+        """What ``Layer.images`` says of a node that sums by these shards."""
+        return Images(cut, self.shard_rows // self.image_rows) if self.image_rows else None
+
+
 def native_step(b: PlanBuilder, name: str, src: Sequence[View], dst: Sequence[View], params: dict[str, Any],
                 **options: Any) -> None:
     """Append a call of one of this plugin's kernels."""
     b.step(f"normalization/{name}", src, dst, params, entry=(_native.KERNELS[name], _native.PARAMS[name]), **options)
-
-
-def epilogue_params(epilogue: Epilogue) -> dict[str, Any]:
-    """The fields of a kernel's parameters that say what happens to its result."""
-    post, constants = epilogue.post if epilogue.post is not None else (None, ())
-    first, second = (*constants, 0.0, 0.0)[:2]
-    return {"has_add": epilogue.add is not None, "low": epilogue.low, "high": epilogue.high,
-            "post_op": _native.UNARY[post] if post is not None else -1, "post_0": first, "post_1": second}
 
 
 def like_src(b: PlanBuilder, node: Node) -> list[View]:

@@ -3,18 +3,15 @@
 Design
     Memory-bound: what counts is how often a tensor is read. Statistics per channel take one pass, in blocks that
     stay in L1, each with its own center (no naive sum of squares), joined in double precision (Chan, Golub, LeVeque
-    1983). A fixed number of shards, joined in order, makes the result independent of the workers. The backward pass
+    1983). Shards of a fixed number of rows, joined in order, make the result independent of the workers; where they are
+    whole images, the plan computes each right behind the kernel that makes the image (`Layer.images`). The backward pass
     computes what a clip behind the normalization let through again from the source, instead of reading its result.
 """
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
-from cnnext.plugin cimport (
-    CNX_AFFINE, CNX_CLIP, CNX_ELU, CNX_GELU, CNX_GELU_TANH, CNX_HARD_SIGMOID, CNX_HARD_SWISH, CNX_IDENTITY,
-    CNX_LEAKY_RELU, CNX_MISH, CNX_OK, CNX_SELU, CNX_SIGMOID, CNX_SILU, CNX_SOFTPLUS, CNX_SOFTSIGN, CNX_TANH, cnx_args,
-    cnx_simd, cnx_tensor, cnx_worker,
-)
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_simd, cnx_tensor, cnx_worker
 
 include "table.pxi"
 
@@ -115,7 +112,8 @@ cdef inline int64_t block_rows(int64_t channels) noexcept nogil:
 
 
 cdef struct moments_params:
-    int64_t shards
+    int64_t shards                  # of a sample
+    int64_t shard_rows              # of each but the last
 
 
 cdef void join_block(const float *center, const float *sums, const float *squares, int64_t rows, int64_t seen,
@@ -130,13 +128,13 @@ cdef void join_block(const float *center, const float *sums, const float *square
 
 
 cdef int moments(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0] (S, rows, C); dst[0] doubles (S, shards, 2, C): mean, sum of squared deviations; scratch: 3 rows
+    # src[0] (S, rows, C); dst[0] doubles (S * shards, 2, C): mean, sum of squared deviations; scratch: 3 rows
     cdef const moments_params *p = <const moments_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
     cdef const norm_rows *simd = norm_rows_for(worker.simd.level)
-    cdef int64_t n = src.shape[src.rank - 1], total = rows_of(src), c, rows
-    cdef int64_t sample = worker.tile // p.shards, shard = worker.tile % p.shards
-    cdef int64_t first = shard * total // p.shards, last = (shard + 1) * total // p.shards, row = first
+    cdef int64_t n = src.shape[src.rank - 1], c, rows
+    cdef int64_t sample = worker.tile // p.shards, first = worker.tile % p.shards * p.shard_rows, row = first
+    cdef int64_t last = min(first + p.shard_rows, rows_of(src))
     cdef double *mean = <double *>args.dst[0].data + worker.tile * 2 * n
     cdef float *center = <float *>worker.scratch
     cdef float *sums = center + n
@@ -158,43 +156,48 @@ cdef int moments(const cnx_args *args, cnx_worker *worker) noexcept nogil:
 
 cdef struct statistics_params:
     int64_t shards
+    int64_t shard_rows
     int64_t rows                    # of a sample
     int64_t group                   # channels that share their statistics
     double epsilon
 
 
-cdef void join_shards(const double *part, int64_t shards, int64_t rows, int64_t n, int64_t c, double *mean,
-                      double *deviation) noexcept nogil:
-    cdef int64_t shard, seen, count
-    cdef double gap
-    mean[0] = 0
-    deviation[0] = 0
-    for shard in range(shards):
-        seen = shard * rows // shards
-        count = (shard + 1) * rows // shards - seen
-        gap = part[shard * 2 * n + c] - mean[0]
-        mean[0] += gap * count / max(seen + count, <int64_t>1)
-        deviation[0] += part[(shard * 2 + 1) * n + c] + gap * gap * seen * count / max(seen + count, <int64_t>1)
+cdef void join_shards(const double *part, const statistics_params *p, double *mean, double *deviation,
+                      int64_t n) noexcept nogil:
+    # as `join_block`, in order of the shards
+    cdef int64_t shard, seen, count, c
+    cdef double share, before, gap
+    memset(mean, 0, n * sizeof(double))
+    memset(deviation, 0, n * sizeof(double))
+    for shard in range(p.shards):
+        seen = shard * p.shard_rows
+        count = min(p.shard_rows, p.rows - seen)
+        share = <double>count / max(seen + count, <int64_t>1)
+        before = seen * share
+        for c in range(n):
+            gap = part[c] - mean[c]
+            mean[c] += gap * share
+            deviation[c] += part[n + c] + gap * gap * before
+        part += 2 * n
 
 
 cdef int statistics(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src[0] of `moments`; dst[0] (S, 4, C); a tile is a sample
+    # src[0] of `moments`; dst[0] (S, 4, C); a tile is a sample; scratch: 2 rows of doubles
     cdef const statistics_params *p = <const statistics_params *>args.params
     cdef const cnx_tensor *dst = &args.dst[0]
-    cdef int64_t n = dst.shape[2], first, c
-    cdef const double *part = <const double *>args.src[0].data + worker.tile * p.shards * 2 * n
+    cdef int64_t n = dst.shape[2], ld = dst.stride[1], first = 0, c
     cdef float *to = <float *>table_row(dst, worker.tile, 0)
-    cdef int64_t ld = dst.stride[1]
-    cdef double mean, deviation, joint, spread, gap
-    first = 0
+    cdef double *mean = <double *>worker.scratch
+    cdef double *deviation = mean + n
+    cdef double joint, spread, gap
+    join_shards(<const double *>args.src[0].data + worker.tile * p.shards * 2 * n, p, mean, deviation, n)
     while first < n:
         joint = 0
         spread = 0
         for c in range(first, first + p.group):
-            join_shards(part, p.shards, p.rows, n, c, &mean, &deviation)
-            gap = mean - joint
+            gap = mean[c] - joint
             joint += gap / (c - first + 1)
-            spread += deviation + gap * gap * p.rows * (c - first) / (c - first + 1)
+            spread += deviation[c] + gap * gap * p.rows * (c - first) / (c - first + 1)
         spread /= max(p.rows * p.group, <int64_t>1)
         for c in range(first, first + p.group):
             to[CENTER * ld + c] = <float>joint
@@ -316,19 +319,19 @@ cdef int normalize(const cnx_args *args, cnx_worker *worker) noexcept nogil:
 
 
 cdef struct diff_sums_params:
-    int64_t shards
+    int64_t shards, shard_rows
     double low, high
 
 
 cdef int diff_sums(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src: x, statistics, gamma, beta, dy; dst[0] doubles (S, shards, 2, C): sums of dy and of dy (x - center);
+    # src: x, statistics, gamma, beta, dy; dst[0] doubles (S * shards, 2, C): sums of dy and of dy (x - center);
     # scratch: 4 rows
     cdef const diff_sums_params *p = <const diff_sums_params *>args.params
     cdef const cnx_tensor *src = &args.src[0]
     cdef const norm_rows *simd = norm_rows_for(worker.simd.level)
-    cdef int64_t n = src.shape[src.rank - 1], total = rows_of(src), c, rows
-    cdef int64_t sample = worker.tile // p.shards, shard = worker.tile % p.shards
-    cdef int64_t row = shard * total // p.shards, last = (shard + 1) * total // p.shards
+    cdef int64_t n = src.shape[src.rank - 1], c, rows
+    cdef int64_t sample = worker.tile // p.shards, row = worker.tile % p.shards * p.shard_rows
+    cdef int64_t last = min(row + p.shard_rows, rows_of(src))
     cdef double *to = <double *>args.dst[0].data + worker.tile * 2 * n
     cdef float *sums = <float *>worker.scratch + 2 * n
     cdef norm_channels f = channel_function(&args.src[1], vector(&args.src[2]), vector(&args.src[3]), sample,
@@ -354,34 +357,39 @@ cdef struct diff_terms_params:
     int64_t frozen                  # 1: the statistics are constants, so nothing flows through them
 
 
-cdef void channel_sums(const cnx_args *args, const diff_terms_params *p, int64_t sample, int64_t c, double *sum,
-                       double *dot) noexcept nogil:
-    # of one channel of one sample: sum of dy, and of dy times the normalized x
+cdef void sample_sums(const cnx_args *args, const diff_terms_params *p, int64_t sample, double *sum,
+                      double *dot) noexcept nogil:
+    # of each channel of one sample: sum of dy, and of dy times the normalized x
     cdef const cnx_tensor *stats = &args.src[1]
-    cdef int64_t n = stats.shape[2], shard
+    cdef int64_t n = stats.shape[2], shard, c
     cdef const double *part = <const double *>args.src[0].data + sample * p.shards * 2 * n
-    sum[0] = 0
-    dot[0] = 0
+    cdef const float *rest = table_row(stats, sample, REST)
+    cdef const float *inverse = table_row(stats, sample, INVERSE)
+    memset(sum, 0, n * sizeof(double))
+    memset(dot, 0, n * sizeof(double))
     for shard in range(p.shards):
-        sum[0] += part[shard * 2 * n + c]
-        dot[0] += part[(shard * 2 + 1) * n + c]
-    dot[0] = (dot[0] - sum[0] * table_row(stats, sample, REST)[c]) * table_row(stats, sample, INVERSE)[c]
+        for c in range(n):
+            sum[c] += part[c]
+            dot[c] += part[n + c]
+        part += 2 * n
+    for c in range(n):
+        dot[c] = (dot[c] - sum[c] * rest[c]) * inverse[c]
 
 
-cdef void group_terms(const cnx_args *args, const diff_terms_params *p, int64_t sample, int64_t first) noexcept nogil:
+cdef void group_terms(const cnx_args *args, const diff_terms_params *p, int64_t sample, int64_t first, const double *sum,
+                      const double *dot) noexcept nogil:
     # with z the normalized x and m the elements of a group:
     # dx = inverse (gamma dy - sum(gamma dy) / m - z sum(gamma dy z) / m) = scale dy - slope (x - center) - level
     cdef const cnx_tensor *stats = &args.src[1]
     cdef const float *gamma = vector(&args.src[2])
-    cdef double sum, dot, all_sum = 0, all_dot = 0, elements = max(p.rows * p.group, <int64_t>1)
+    cdef double all_sum = 0, all_dot = 0, elements = max(p.rows * p.group, <int64_t>1)
     cdef double inverse = table_row(stats, sample, INVERSE)[first], rest = table_row(stats, sample, REST)[first]
     cdef float *slope = <float *>table_row(&args.dst[0], sample, 0)
     cdef float *level = <float *>table_row(&args.dst[0], sample, 1)
     cdef int64_t c
     for c in range(first, first + p.group):
-        channel_sums(args, p, sample, c, &sum, &dot)
-        all_sum += gamma[c] * sum
-        all_dot += gamma[c] * dot
+        all_sum += gamma[c] * sum[c]
+        all_dot += gamma[c] * dot[c]
     if p.frozen:
         all_sum = 0
         all_dot = 0
@@ -391,23 +399,25 @@ cdef void group_terms(const cnx_args *args, const diff_terms_params *p, int64_t 
 
 
 cdef int diff_terms(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # src: of `diff_sums`, statistics, gamma; dst: slope and level (S, 2, C), diff_gamma, diff_beta; one tile
+    # src: of `diff_sums`, statistics, gamma; dst: slope and level (S, 2, C), diff_gamma, diff_beta; one tile;
+    # scratch: 4 rows of doubles
     cdef const diff_terms_params *p = <const diff_terms_params *>args.params
-    cdef const cnx_tensor *stats = &args.src[1]
-    cdef int64_t samples = stats.shape[0], n = stats.shape[2], sample, c
-    cdef double sum, dot, diff_gamma, diff_beta
-    for c in range(n):
-        diff_gamma = 0
-        diff_beta = 0
-        for sample in range(samples):
-            channel_sums(args, p, sample, c, &sum, &dot)
-            diff_gamma += dot
-            diff_beta += sum
-        (<float *>args.dst[1].data)[c] = <float>diff_gamma
-        (<float *>args.dst[2].data)[c] = <float>diff_beta
+    cdef int64_t samples = args.src[1].shape[0], n = args.src[1].shape[2], sample, c
+    cdef double *sum = <double *>worker.scratch
+    cdef double *dot = sum + n
+    cdef double *diff_gamma = dot + n
+    cdef double *diff_beta = diff_gamma + n
+    memset(diff_gamma, 0, 2 * n * sizeof(double))
     for sample in range(samples):
+        sample_sums(args, p, sample, sum, dot)
+        for c in range(n):
+            diff_gamma[c] += dot[c]
+            diff_beta[c] += sum[c]
         for c in range(n // p.group):
-            group_terms(args, p, sample, c * p.group)
+            group_terms(args, p, sample, c * p.group, sum, dot)
+    for c in range(n):
+        (<float *>args.dst[1].data)[c] = <float>diff_gamma[c]
+        (<float *>args.dst[2].data)[c] = <float>diff_beta[c]
     return CNX_OK
 
 
@@ -571,12 +581,4 @@ PARAMS = {
     "row_norm": fields(row_norm_zero),
     "row_norm_backward": fields(row_norm_backward_zero),
     "response": fields(response_zero),
-}
-
-# Codes of the functions that an epilogue may name.
-UNARY = {
-    "identity": CNX_IDENTITY, "clip": CNX_CLIP, "leaky_relu": CNX_LEAKY_RELU, "elu": CNX_ELU, "selu": CNX_SELU,
-    "gelu": CNX_GELU, "gelu_tanh": CNX_GELU_TANH, "sigmoid": CNX_SIGMOID, "hard_sigmoid": CNX_HARD_SIGMOID,
-    "tanh": CNX_TANH, "silu": CNX_SILU, "hard_swish": CNX_HARD_SWISH, "mish": CNX_MISH, "softplus": CNX_SOFTPLUS,
-    "softsign": CNX_SOFTSIGN, "affine": CNX_AFFINE,
 }

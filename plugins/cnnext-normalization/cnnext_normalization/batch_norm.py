@@ -10,8 +10,8 @@ from cnnext.layers.attributes import boolean, data_format, initializer, number, 
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 from cnnext_normalization._channels import (
     ChannelNormalize,
-    ChannelStatistics,
     MovingStatistics,
+    channel_statistics,
     gamma_and_beta,
     lower_moving_statistics,
     lower_normalize,
@@ -81,7 +81,7 @@ class BatchNorm(Layer):
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value | None:
         if not g.training:
             return None
-        stats = g.apply1(ChannelStatistics(self.epsilon, False, 1, self.name), *x)
+        stats = channel_statistics(g, x[0], self.epsilon, False, 1, self.name)
         g.apply(MovingUpdate(self.momentum, self.name), stats, weights["moving_mean"], weights["moving_variance"])
         g.effects.append(g.nodes[-1])
         channels = known_channels(self, x[0].shape, 2)

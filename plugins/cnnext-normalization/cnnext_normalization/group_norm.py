@@ -10,7 +10,7 @@ import numpy as np
 from cnnext.graph.graph import Graph, Node, Shape, Value
 from cnnext.layers.attributes import boolean, data_format, initializer, integer, number, regularizer
 from cnnext.layers.layer import Layer, ParameterSpec
-from cnnext_normalization._channels import ChannelNormalize, ChannelStatistics, gamma_and_beta
+from cnnext_normalization._channels import ChannelNormalize, channel_statistics, gamma_and_beta
 from cnnext_normalization._lowering import known_channels, scale_and_center
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SampleNorm(Layer, ABC):
 
     def compose(self, g: Graph, *x: Value, weights: dict[str, Value]) -> Value:
         group = self.group_size(x[0].shape)
-        stats = g.apply1(ChannelStatistics(self.epsilon, True, group, self.name), *x)
+        stats = channel_statistics(g, x[0], self.epsilon, True, group, self.name)
         both = gamma_and_beta(weights, known_channels(self, x[0].shape, self.rank))
         return g.apply1(ChannelNormalize(True, group, self.name), *x, stats, weights=both)
 

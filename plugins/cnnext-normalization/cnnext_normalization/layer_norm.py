@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cnnext.graph.graph import Graph, Node, Shape, Value
+from cnnext.graph.kernels import epilogue_params
 from cnnext.graph.memory import View
 from cnnext.graph.plan import PlanBuilder, no_epilogue
 from cnnext.layers.attributes import boolean, data_format, initializer, number, regularizer
 from cnnext.layers.layer import Gradients, Layer, ParameterSpec
 from cnnext_normalization._channels import gamma_and_beta
 from cnnext_normalization._lowering import (
-    epilogue_params,
     known_channels,
     like_src,
     native_step,

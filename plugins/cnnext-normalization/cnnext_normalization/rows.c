@@ -1,5 +1,5 @@
-/* One source for all levels: plain loops over contiguous channels, which the compiler vectorizes, and vectors where a sum
- * runs along the row. */
+/* One source for all levels: plain loops over contiguous channels, which the compiler vectorizes, and vectors where sums or
+ * constants have to stay in registers. */
 #include <math.h>
 #include "rows.h"
 
@@ -9,6 +9,7 @@ typedef float vf __attribute__((vector_size(CNX_VL * 4)));
 typedef float vf_mem __attribute__((vector_size(CNX_VL * 4), aligned(4), may_alias));
 
 static inline vf load(const float *p) { return *(const vf_mem *)p; }
+static inline void store(float *p, vf v) { *(vf_mem *)p = v; }
 
 static inline double lanes(vf v)
 {
@@ -17,17 +18,56 @@ static inline double lanes(vf v)
     return sum;
 }
 
+#define INLINE static inline __attribute__((always_inline))
+
+/* Sums over rows take four rows at a time: what belongs to a channel is then read, and its sums written, once for four vectors
+ * (moments 2.4 times as fast as row by row, sums of gradients 1.5 times). Rows that come from memory have to be fetched ahead
+ * in the order of their addresses, which the four do not have: without that they arrive at half the rate. For the same
+ * reason what writes rows goes row by row. */
+enum { ROWS = 4 };
+#define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < k; r++)
+/* C has no `mask ? a : b` of vectors, but GCC's vectorizer finds it. */
+#define LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1") for (int l = 0; l < CNX_VL; l++)
+
+/* f(k, row) for the rows, k of them each time */
+#define BY_ROWS(rows, f)                                                                                               \
+    int64_t row = 0;                                                                                                   \
+    for (; row + ROWS <= (rows); row += ROWS) f(ROWS, row);                                                            \
+    for (; row < (rows); row++) f(1, row);
+
+/* The line of the rows two steps ahead that is as far from their beginning as this one is read after the first. */
+INLINE void fetch(norm_run x, int64_t c, int r)
+{
+    __builtin_prefetch(x.at + 2 * ROWS * x.step + c * ROWS + r * CNX_VL);
+}
+
+static norm_run behind(norm_run x, int64_t rows) { return (norm_run){x.at ? x.at + rows * x.step : x.at, x.step}; }
+
+INLINE void deviations_of(const int k, norm_run x, const float *center, float *sum, float *squares, int64_t n)
+{
+    int64_t c = 0;
+    for (; c + CNX_VL <= n; c += CNX_VL) {
+        const vf middle = load(center + c);
+        vf s = load(sum + c), q = load(squares + c);
+        EACH_ROW {
+            const vf d = load(x.at + r * x.step + c) - middle;
+            s += d;
+            q += d * d;
+        }
+        store(sum + c, s);
+        store(squares + c, q);
+    }
+    for (; c < n; c++) EACH_ROW {
+        const float d = x.at[r * x.step + c] - center[c];
+        sum[c] += d;
+        squares[c] += d * d;
+    }
+}
+
 static void deviations_of_rows(norm_run x, int64_t rows, const float *center, float *sum, float *squares, int64_t n)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        const float *from = x.at + r * x.step;
-        INDEPENDENT
-        for (int64_t c = 0; c < n; c++) {
-            const float d = from[c] - center[c];
-            sum[c] += d;
-            squares[c] += d * d;
-        }
-    }
+#define DEVIATIONS(k, row) deviations_of(k, behind(x, row), center, sum, squares, n)
+    BY_ROWS(rows, DEVIATIONS)
 }
 
 static inline float clip(float v, float low, float high)    /* a NaN stays one */
@@ -55,26 +95,51 @@ static void normalize_rows(const norm_channels *p, norm_run x, norm_run add, nor
 }
 
 /* dy where the forward pass did not clip, computed again from x instead of read: a pass over memory less. */
-static inline float passed(float dy, float d, float scale, float shift, float low, float high)
+INLINE float passed(float dy, float d, float scale, float shift, float low, float high)
 {
     const float y = d * scale + shift;
     return y > low && y < high ? dy : 0;
 }
 
+INLINE vf passed_vector(vf dy, vf d, vf scale, vf shift, vf low, vf high)
+{
+    const vf y = d * scale + shift;
+    vf r;
+    LANES r[l] = (y[l] > low[l]) & (y[l] < high[l]) ? dy[l] : 0;
+    return r;
+}
+
+INLINE void diff_sums_of(const int k, const norm_channels *p, norm_run x, norm_run dy, float *sum, float *dots)
+{
+    const vf low = p->low - (vf){0}, high = p->high - (vf){0};
+    const int64_t n = p->n;
+    int64_t c = 0;
+    for (; c + CNX_VL <= n; c += CNX_VL) {
+        const vf center = load(p->center + c), scale = load(p->scale + c), shift = load(p->shift + c);
+        vf s = load(sum + c), q = load(dots + c);
+        EACH_ROW {
+            fetch(x, c, r);
+            fetch(dy, c, r);
+            const vf d = load(x.at + r * x.step + c) - center;
+            const vf g = passed_vector(load(dy.at + r * dy.step + c), d, scale, shift, low, high);
+            s += g;
+            q += g * d;
+        }
+        store(sum + c, s);
+        store(dots + c, q);
+    }
+    for (; c < n; c++) EACH_ROW {
+        const float d = x.at[r * x.step + c] - p->center[c];
+        const float g = passed(dy.at[r * dy.step + c], d, p->scale[c], p->shift[c], p->low, p->high);
+        sum[c] += g;
+        dots[c] += g * d;
+    }
+}
+
 static void diff_sums_of_rows(const norm_channels *p, norm_run x, norm_run dy, int64_t rows, float *sum, float *dots)
 {
-    const float *center = p->center, *scale = p->scale, *shift = p->shift;
-    const float low = p->low, high = p->high;
-    const int64_t n = p->n;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *from = x.at + r * x.step, *diff = dy.at + r * dy.step;
-        INDEPENDENT
-        for (int64_t c = 0; c < n; c++) {
-            const float d = from[c] - center[c], g = passed(diff[c], d, scale[c], shift[c], low, high);
-            sum[c] += g;
-            dots[c] += g * d;
-        }
-    }
+#define DIFF_SUMS(k, row) diff_sums_of(k, p, behind(x, row), behind(dy, row), sum, dots)
+    BY_ROWS(rows, DIFF_SUMS)
 }
 
 static void diff_rows(const norm_channels *p, const float *slope, const float *level, norm_run x, norm_run dy, norm_run dx,
@@ -95,7 +160,8 @@ static void diff_rows(const norm_channels *p, const float *slope, const float *l
 }
 
 /* Rows of few channels fill a vector badly. Where they lie without gaps, k of them are one row of k times as many
- * channels, whose parameters repeat; sums over it are folded afterwards. */
+ * channels, whose parameters repeat; sums over it are folded afterwards. Where there are gaps, sums take the rows in the same
+ * order, every k-th row for itself: the bits of a result do not depend on where its sources lie. */
 enum { WIDE = 64 };
 
 static int64_t repeats(int64_t n, int64_t rows, int dense)
@@ -127,14 +193,18 @@ static norm_channels widened(const norm_channels *p, int64_t k, float wide[3][WI
 }
 
 static norm_run joined(norm_run x, int64_t k) { return (norm_run){x.at, k * x.step}; }
-static norm_run behind(norm_run x, int64_t rows) { return (norm_run){x.at ? x.at + rows * x.step : x.at, x.step}; }
+static norm_run every(norm_run x, int64_t k, int64_t first) { return (norm_run){x.at + first * x.step, k * x.step}; }
 
 static void deviations(norm_run x, int64_t rows, const float *center, float *sum, float *squares, int64_t n)
 {
-    const int64_t k = repeats(n, rows, x.step == n), whole = k > 1 ? rows / k * k : 0;
+    const int64_t k = repeats(n, rows, 1), whole = k > 1 ? rows / k * k : 0;
     if (k > 1) {
         float wide[WIDE], sums[WIDE] = {0}, all_squares[WIDE] = {0};
-        deviations_of_rows(joined(x, k), rows / k, repeated(center, n, k, wide), sums, all_squares, k * n);
+        if (x.step == n)
+            deviations_of_rows(joined(x, k), rows / k, repeated(center, n, k, wide), sums, all_squares, k * n);
+        else
+            for (int64_t i = 0; i < k; i++)
+                deviations_of_rows(every(x, k, i), rows / k, center, sums + i * n, all_squares + i * n, n);
         fold(sums, n, k, sum);
         fold(all_squares, n, k, squares);
     }
@@ -155,11 +225,15 @@ static void normalize(const norm_channels *p, norm_run x, norm_run add, norm_run
 
 static void diff_sums(const norm_channels *p, norm_run x, norm_run dy, int64_t rows, float *sum, float *dots)
 {
-    const int64_t n = p->n, k = repeats(n, rows, x.step == n && dy.step == n), whole = k > 1 ? rows / k * k : 0;
+    const int64_t n = p->n, k = repeats(n, rows, 1), whole = k > 1 ? rows / k * k : 0;
     if (k > 1) {
         float wide[3][WIDE], sums[WIDE] = {0}, all_dots[WIDE] = {0};
         const norm_channels q = widened(p, k, wide);
-        diff_sums_of_rows(&q, joined(x, k), joined(dy, k), rows / k, sums, all_dots);
+        if (x.step == n && dy.step == n)
+            diff_sums_of_rows(&q, joined(x, k), joined(dy, k), rows / k, sums, all_dots);
+        else
+            for (int64_t i = 0; i < k; i++)
+                diff_sums_of_rows(p, every(x, k, i), every(dy, k, i), rows / k, sums + i * n, all_dots + i * n);
         fold(sums, n, k, sum);
         fold(all_dots, n, k, dots);
     }

@@ -199,6 +199,26 @@ def test_a_model_trains_and_keeps_its_statistics():
     assert (model.predict(images).argmax(-1) == labels).mean() > 0.9
 
 
+@pytest.mark.parametrize("kind", ["Exp", "Softplus", "Abs", "Erf", "Square", "CELU", "Sqrt", "ThresholdedReLU"])
+@pytest.mark.parametrize("norm", ["BatchNorm", "LayerNorm"])
+def test_any_function_may_follow(kind, norm):
+    """Also those that were added to the engine after the plugin was written: it is the engine that knows their numbers."""
+    rng = np.random.default_rng(5)
+    src = rng.standard_normal((6, 4, 4, 8)).astype(np.float32)
+    cx.set_random_seed(6)
+    net = cx.Sequential([cx.layer(f"normalization/{norm}")(name="norm"), getattr(cx, kind)(name="function")],
+                        input_shape=src.shape[1:])
+    net.layers[0].weights["beta"].assign(np.full(8, 4))     # roots want positive numbers
+    plan = plan_of(net, 6, training=True)
+    assert kind in plan.explain() and not [s for s in plan.steps if s.kernel == "unary"]
+    alone = cx.Model(net.graph.inputs, net.graph.nodes[0].output)
+    (normalized,) = plan_of(alone, 6, training=True).run([src], 2)
+    apart = cx.Sequential([getattr(cx, kind)()], input_shape=src.shape[1:])
+    np.testing.assert_allclose(plan.run([src], 2)[0], apart.predict(normalized), rtol=2e-6, atol=1e-6)
+    net.compile("sgd", "mse")
+    assert np.isfinite(net.train_on_batch(src, np.zeros_like(src))["loss"])
+
+
 # Frozen
 
 
