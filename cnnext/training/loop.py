@@ -220,7 +220,7 @@ class Trainer:
             if verbose:
                 print(f"{title}  {_shown(values)}  {rate}  {seconds:.1f} s", flush=True)
             epoch = progress.epoch
-            progress.end_epoch(values, self.optimizer.learning_rate)
+            progress.end_epoch(values)
             keeper.epoch_ended(epoch, values)
         keeper.between_epochs(progress)
 
