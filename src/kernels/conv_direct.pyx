@@ -197,16 +197,13 @@ cdef int conv_pack_weights(const cnx_args *args, cnx_worker *worker) noexcept no
     cdef float *to = <float *>args.dst[0].data + worker.tile * p.n_taps * p.K * width
     cdef float *bias
     cdef const float *tap
-    cdef const float *from_
-    cdef int64_t t, k, c
+    cdef int64_t t, k
     for t in range(p.n_taps):
         tap = <const float *>weights.data + taps[2 * t] * weights.stride[0] + taps[2 * t + 1] * weights.stride[1]
+        if p.backward:
+            worker.simd.transpose(tap + oc0 * weights.stride[2] + group * p.K, weights.stride[2], to, width, p.K, cols)
         for k in range(p.K):
-            if p.backward:
-                from_ = tap + oc0 * weights.stride[2] + group * p.K + k
-                for c in range(cols):
-                    to[c] = from_[c * weights.stride[2]]
-            else:
+            if not p.backward:
                 memcpy(to, tap + k * weights.stride[2] + group * p.OC + oc0, cols * sizeof(float))
             memset(to + cols, 0, (width - cols) * sizeof(float))
             to += width
