@@ -1,4 +1,4 @@
-"""Gradients of every layer beside PyTorch's: the networks of benchmarks/training.py.
+"""Gradients of every layer, and loss curves, beside PyTorch's: the networks of benchmarks/training.py.
 
 Slow; needs torch.
 """
@@ -18,6 +18,7 @@ from cnnext.isa import default_level
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
+from benchmarks.loss_curves import cnnext_curve, distance, torch_curve, windows  # noqa: E402
 from benchmarks.torch_twin import TorchTwin, gradients, smooth, without_dropout  # noqa: E402
 from benchmarks.training import CLASSES, NETWORKS, network  # noqa: E402
 
@@ -80,3 +81,13 @@ def test_gradients_of_every_layer(name):
         if np.abs(diff).max() < 1e-12 * scale:
             limit = max(limit, np.abs(rounded[key]).max() / unit)
         assert error <= limit, f"{key}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_loss_curves(name):
+    """200 steps of training without corners, in means of ten: within 1 %."""
+    curve, expected = cnnext_curve(name, is_smooth=True), torch_curve(name, is_smooth=True)
+    assert len(expected) == 200
+    assert windows(expected)[-1] < 0.8 * windows(expected)[0]     # it learns
+    assert distance(curve[:50], expected[:50]) <= 1e-3
+    assert distance(windows(curve), windows(expected)) <= 0.01
