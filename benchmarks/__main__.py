@@ -15,6 +15,7 @@ BENCHMARKS = {
     "real_models": "trained ONNX models on real inputs, cnnext beside ONNX Runtime",
     "peers": "the ten networks beside ONNX Runtime and OpenVINO, with a chart",
     "training": "a step of training beside PyTorch, four networks, with a chart",
+    "recipe": "the demo's whole training on digits beside PyTorch: seconds and accuracy",
     "loss_curves": "losses of 200 training steps beside PyTorch's, four networks",
     "checkpointing": "memory and time of a training step with checkpoint_activations beside one without",
     "networks": "each network of cnnext.models, two threads beside one, what batch normalization costs",

@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
-    if name in ("data", "modelfile", "models", "onnx", "plot", "plugins", "reference", "testing", "training"):
+    if name in ("data", "modelfile", "models", "onnx", "plot", "plugins", "reference", "sklearn", "testing", "training"):
         return import_module(f"cnnext.{name}")
     from cnnext.errors import unknown
 

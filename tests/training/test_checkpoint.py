@@ -314,8 +314,9 @@ def test_a_document_with_errors_changes_nothing(tmp_path, key, value):
 
 @pytest.mark.parametrize(("name", "array"), [
     ("order", np.zeros(100, np.int64)), ("order", np.arange(100.0)), ("parameter/x", np.zeros(3, np.float32)),
-    ("history/loss", np.zeros(5)), ("optimizer/a/b", np.zeros(3)), ("optimizer/0/0", np.zeros(3, np.float32)),
-    ("means/loss", np.zeros(0)), ("counts/confusion", np.zeros((3, 3), np.int64)), ("counts/confusion", np.zeros((4, 4))),
+    ("history/loss", np.zeros(1)), ("history/0/loss", np.zeros(5)), ("optimizer/a/b", np.zeros(3)),
+    ("optimizer/0/0", np.zeros(3, np.float32)),
+    ("means/0/loss", np.zeros(0)), ("counts/confusion", np.zeros((3, 3), np.int64)), ("counts/confusion", np.zeros((4, 4))),
     ("learning_rates", np.zeros(0)), ("optimizer/77/0", np.zeros(3, np.float32)),
 ])
 def test_arrays_with_errors_change_nothing(tmp_path, name, array):

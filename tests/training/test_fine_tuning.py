@@ -278,3 +278,21 @@ def test_an_imported_network_learns_another_task(tmp_path):
     session = cx.InferenceSession(tmp_path / "high.onnx")
     [scores] = session.run(None, {session.get_inputs()[0].name: test[0][:50]})
     np.testing.assert_allclose(scores, net.predict(test[0][:50]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [[], ["first"], ["second"]])
+def test_activations_computed_twice_change_no_bit(frozen):
+    """With frozen layers, penalties, accumulated gradients and averages too."""
+    x, y = data()
+    runs = []
+    for twice in (False, True):
+        cx.set_random_seed(3)
+        net = cx.Sequential([cx.Conv2D(6, 3, name="first", kernel_regularizer="l2"), cx.SpatialDropout2D(0.2), cx.ReLU(),
+                             cx.Conv2D(8, 3, activation="relu", name="second", kernel_regularizer="l1"),
+                             cx.GlobalAvgPool2D(), cx.Dense(4)], input_shape=(9, 9, 2), num_threads=2)
+        freeze(net, *frozen)
+        net.compile(cx.Adam(0.01, gradient_accumulation_steps=2, use_ema=True, global_clipnorm=1.0),
+                    checkpoint_activations=twice)
+        losses = net.fit(x, y, batch_size=8, epochs=3, verbose=0).history["loss"]
+        runs.append([np.array(losses), *net.get_weights()])
+    assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
