@@ -86,6 +86,7 @@ def compiled(net):
 
 LAYERS = {
     "pointwise": lambda c: cx.Conv2D(c + 3, 1),
+    "wide": lambda c: cx.Conv2D(256, 1),    # whose pixels lie apart, against aliasing
     "strided": lambda c: cx.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
     "winograd": lambda c: cx.Conv2D(16, 3, padding="same"),
     "depthwise": lambda c: cx.DepthwiseConv2D(3, padding="same"),
