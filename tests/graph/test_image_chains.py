@@ -140,6 +140,16 @@ def test_inverted_residual():
     assert not [k for names in kernels for k in names if "pack" in k], "weights are packed once, not for each band"
 
 
+@pytest.mark.parametrize("channels", [20, 256])
+@pytest.mark.parametrize("activation", [cx.ReLU6, cx.SiLU])
+def test_sums_of_pixels_that_lie_apart(channels, activation):
+    cx.set_random_seed(0)
+    x = cx.Input((4, 4, 8))
+    y = activation()(BATCH_NORM()(cx.Conv2D(channels, 1, use_bias=False)(x)))
+    plan = check_step(compiled(cx.Model(x, cx.Dense(3)(cx.GlobalAvgPool2D()(y)))), 16, 1)
+    assert any(step.parts[-1].kernel.endswith("moments") for step in chains_of(plan))
+
+
 def test_results_take_memory_that_dies_within_a_chain():
     """Of 20 images in bands of 1: the gradient of a normalization's source overwrites that of its result."""
     step, _ = built(inverted_residual(), 20)
