@@ -123,9 +123,10 @@ Run = tuple[int, int, int]  # end of the rows, first term, end of the terms
 
 
 def _row_runs(b: PlanBuilder, s: TapSum) -> list[Run]:
-    """The result's rows, pooled ones if there is a pool, as runs that need the same terms: those whose source row is no padding.
+    """The result's rows (pooled ones if there is a pool) as runs, each with the terms whose source row is no padding.
 
-    All in one run unless several clearly save work: rows at the borders are cut into runs of as many sums as keep the core busy.
+    All in one run unless several clearly save work: rows at the borders are cut into runs of as many sums as keep the core
+    busy.
     """
     (oh, ow), down, stride = s.dst.shape[1:3], [t[0] for t in s.taps], s.strides[0]
     whole = [(oh, 0, len(down) * s.channels)]
