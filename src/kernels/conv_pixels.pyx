@@ -8,8 +8,9 @@ Design
     With a pool, the tile's pixels are windows of 2 x 2 pixels of the convolution, which is never stored.
     A plane row is long enough for whole vectors; what lies beyond the pixels is zero.
     Rows near the upper and lower border leave out the terms whose source row is padding, where that saves much:
-    backward-data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the sign of a zero)
-    unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms are computed.
+    backward-data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the
+    sign of a zero) unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms
+    are computed.
     LeNet-5's second layer, 64 images of 10x10x16 to 14x14x6 through 5x5 taps on one core of Zen 4: 77 % of the terms, 539 us
     for 666.
     Measured against conv_direct: docs/design/0002-taps.md.
