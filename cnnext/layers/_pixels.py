@@ -81,14 +81,17 @@ class Pixels:
         return ""
 
     def cost(self, b: PlanBuilder, s: TapSum) -> float:
-        """Products of whole vectors of pixels, and the way of source and result through planes."""
+        """Products of whole vectors of pixels, and the way of source and result through planes.
+
+        Terms that rows at the border leave out count too. They are most in images of one pixel and many filters, whose
+        weights come from far: this model does not know that, and would choose the tile for them.
+        """
         k = _Blocking.choose(b, s)
-        runs = _row_runs(b, s)
         n, oh, ow, oc = s.dst.shape
         vectors = ow // k.cols * ceil(k.cols / b.vl) + ceil(ow % k.cols / b.vl)
         sums = min(s.filters, 8) * k.rows * ceil(k.cols / b.vl)
         products = s.groups * product_cycles(b, n * oh * vectors * b.vl, len(s.taps) * s.channels, s.filters)
-        products *= max(1.0, SUMS_IN_FLIGHT / sums) * _share(runs, s)
+        products *= max(1.0, SUMS_IN_FLIGHT / sums)
         source = n * ceil(oh / k.rows) * ceil(ow / k.cols) * k.source_rows * k.pitch * s.strides[1] * s.src.shape[3]
         copied = s.strides[1] == s.src.strides[2] == 1
         split = COPY_CYCLES if copied else BLOCK_CYCLES if s.channels >= 8 else SINGLE_CYCLES
