@@ -74,4 +74,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .pixel_rows = pixel_rows,
     .fma_loop = fma_loop,
     .rmsprop = rmsprop,
+    .pixels_diff_weights = pixels_diff_weights,
 };
