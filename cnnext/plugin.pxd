@@ -271,6 +271,10 @@ cdef extern from "cnnext_plugin.h" nogil:
         int64_t (*fma_loop)(int64_t turns, float *dst) noexcept nogil
         void (*rmsprop)(float *w, float *square, float *velocity, const float *dw, int64_t n, float rate, double keep,
                         double take, float momentum, float epsilon, float decay) noexcept nogil
+        void (*taps_max_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
+                              int64_t diff_src_step, const int64_t *diff_offset) noexcept nogil
+        void (*taps_lp_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
+                             int64_t diff_src_step, const int64_t *diff_offset) noexcept nogil
         void (*pixels_diff_weights)(const cnx_pixels_diff *g) noexcept nogil
 
     ctypedef struct cnx_worker:

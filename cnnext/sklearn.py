@@ -22,8 +22,8 @@ try:
 except ImportError:
     raise ImportError("cnnext.sklearn needs scikit-learn 1.6 or newer. Install it: pip install 'cnnext[sklearn]'") from None
 
-from cnnext.data.augment import Augmentation
-from cnnext.data.source import Arrays, DataSource
+from cnnext.data.augment import Augmentation, Mixture
+from cnnext.data.source import Arrays
 from cnnext.errors import message
 from cnnext.layers.activation import ReLU
 from cnnext.layers.attributes import as_int
@@ -100,10 +100,9 @@ class _Estimator(BaseEstimator):
         if shuffled:
             order = generator().permutation(len(x))
             x, y = x[order], y[order]
-        if not len(self.augment):
+        if not len(self.augment) and self.mix is None:
             return x, y
-        data: DataSource = Arrays(x, y, augment=tuple(self.augment))
-        return data, None
+        return Arrays(x, y, augment=tuple(self.augment), mix=self.mix), None
 
     def _examples_and_targets(self, X: Any, y: Any, reset: bool, **rules: Any) -> tuple[np.ndarray, np.ndarray]:
         """Examples in the network's shape, float32, and targets, checked by scikit-learn. ``reset``: they set the shape."""
@@ -166,6 +165,8 @@ class CNNClassifier(ClassifierMixin, _Estimator):
         As of ``cnnext.SparseCategoricalCrossentropy``.
     augment : sequence of Augmentation
         Of ``cnnext.data``, for images; applied in training only.
+    mix : Mixture, optional
+        ``cnnext.data.Mixup`` or ``CutMix``: mixes the examples of a batch and their targets, in training only.
     validation_split : float
         This share of the examples, drawn at random, is kept back from the training and evaluated after every epoch.
     callbacks : sequence of Callback
@@ -208,8 +209,9 @@ class CNNClassifier(ClassifierMixin, _Estimator):
     def __init__(self, model: str | Builder | None = None, *, image_shape: Sequence[int] | None = None, epochs: int = 20,
                  batch_size: int = 32, optimizer: str | Optimizer = "adam", learning_rate: Any = None,
                  class_weight: Mapping[Any, float] | str | None = None, label_smoothing: float = 0.0,
-                 augment: Sequence[Augmentation] = (), validation_split: float = 0.0, callbacks: Sequence[Callback] = (),
-                 random_state: Any = None, num_threads: int | None = None, verbose: int = 0):
+                 augment: Sequence[Augmentation] = (), mix: Mixture | None = None, validation_split: float = 0.0,
+                 callbacks: Sequence[Callback] = (), random_state: Any = None, num_threads: int | None = None,
+                 verbose: int = 0):
         self.model = model
         self.image_shape = image_shape
         self.epochs = epochs
@@ -219,6 +221,7 @@ class CNNClassifier(ClassifierMixin, _Estimator):
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.augment = augment
+        self.mix = mix
         self.validation_split = validation_split
         self.callbacks = callbacks
         self.random_state = random_state
@@ -314,7 +317,7 @@ class CNNClassifier(ClassifierMixin, _Estimator):
         return SparseCategoricalCrossentropy(label_smoothing=self.label_smoothing, class_weight=self._weights)
 
     def _metrics(self) -> list[str]:
-        return ["accuracy"]
+        return ["accuracy"] if len(self.classes_) > 1 else []   # one column stands for two classes there
 
 
 class CNNRegressor(RegressorMixin, _Estimator):
@@ -326,7 +329,7 @@ class CNNRegressor(RegressorMixin, _Estimator):
         As of ``CNNClassifier``; no softmax is added, and a network that ends in one is refused.
     loss : str or Loss
         "mean_squared_error", "mean_absolute_error", "huber", or an object.
-    image_shape, epochs, batch_size, optimizer, learning_rate, augment, validation_split, callbacks, random_state, \
+    image_shape, epochs, batch_size, optimizer, learning_rate, augment, mix, validation_split, callbacks, random_state, \
 num_threads, verbose
         As of ``CNNClassifier``.
 
@@ -343,7 +346,7 @@ num_threads, verbose
 
     def __init__(self, model: str | Builder | None = None, *, image_shape: Sequence[int] | None = None, epochs: int = 20,
                  batch_size: int = 32, optimizer: str | Optimizer = "adam", learning_rate: Any = None,
-                 loss: str | Loss = "mean_squared_error", augment: Sequence[Augmentation] = (),
+                 loss: str | Loss = "mean_squared_error", augment: Sequence[Augmentation] = (), mix: Mixture | None = None,
                  validation_split: float = 0.0, callbacks: Sequence[Callback] = (), random_state: Any = None,
                  num_threads: int | None = None, verbose: int = 0):
         self.model = model
@@ -354,6 +357,7 @@ num_threads, verbose
         self.learning_rate = learning_rate
         self.loss = loss
         self.augment = augment
+        self.mix = mix
         self.validation_split = validation_split
         self.callbacks = callbacks
         self.random_state = random_state

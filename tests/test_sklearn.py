@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cnnext as cx
-from cnnext.data import RandomShift
+from cnnext.data import Mixup, RandomShift
 from cnnext.training.initializers import drawing_from, generator
 
 pytest.importorskip("sklearn", minversion="1.6")
@@ -43,7 +43,7 @@ def weights(estimator):
 
 
 @parametrize_with_checks([CNNClassifier(), CNNRegressor(), CNNClassifier(label_smoothing=0.1),
-                          CNNClassifier("INPUT-[FC-RELU]*2-DROPOUT-FC"), CNNRegressor(loss="huber", optimizer="sgd")])
+                          CNNClassifier("INPUT-[FC-RELU]*2-DROPOUT-FC"), CNNRegressor(loss="huber", mix=Mixup())])
 def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -101,7 +101,7 @@ def test_models(digits, model):
 def test_the_seed_decides_and_the_shared_generator_is_left_alone(digits):
     def estimator(seed, threads):
         return CNNClassifier(PATTERN, image_shape=(8, 8, 1), epochs=2, random_state=seed, num_threads=threads,
-                             augment=[RandomShift(1)])
+                             augment=[RandomShift(1)], mix=Mixup(0.1))
 
     cx.set_random_seed(3)
     before = copy.deepcopy(generator().bit_generator.state)

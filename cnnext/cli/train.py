@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnext.cli import arguments as types
-from cnnext.cli.train_data import SPLIT, TrainingData, augmentation, load
+from cnnext.cli.train_data import SPLIT, TrainingData, augmentation, load, mixture
 from cnnext.errors import message
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--channels", type=int, choices=(1, 3), help="grey or colour (default: as the pictures are)")
     data.add_argument("--augment", nargs="+", type=augmentation, default=[], metavar="CHANGE",
                       help="random changes, in training only: flip shift=2 rotate=10 crop=0.8 color=0.2 cutout=8")
+    data.add_argument("--mix", type=mixture, metavar="MIXTURE",
+                      help="mix the pictures of each batch, in training only: mixup=0.2 or cutmix=1")
     net = parser.add_argument_group("network and training")
     net.add_argument("--model", default="lenet5",
                      help="a network of cnnext.models, or a pattern such as INPUT-[CONV-RELU-POOL]*3-FC")

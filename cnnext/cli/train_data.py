@@ -13,6 +13,7 @@ from cnnext.errors import message, unknown
 
 if TYPE_CHECKING:
     from cnnext.data import Augmentation, DataSource, ImageFolder
+    from cnnext.data.augment import Mixture
 
 SPLIT = 0.2
 DEFAULT_SIZE = (32, 32)     # of pictures for a pattern; a network of `cnnext.models` says its own
@@ -62,7 +63,7 @@ def _idx(folder: Path, arguments: argparse.Namespace) -> TrainingData:
         if (value := getattr(arguments, option)) is not None:
             raise ValueError(message("train", f"--{option.replace('_', '-')}", rule, value))
     data = load_idx_folder(folder)
-    train = Arrays(data.x_train, data.y_train, augment=arguments.augment)
+    train = Arrays(data.x_train, data.y_train, augment=arguments.augment, mix=arguments.mix)
     return TrainingData(train, Arrays(data.x_test, data.y_test), [str(label) for label in range(data.classes)])
 
 
@@ -70,9 +71,9 @@ def _pictures(folder: Path, arguments: argparse.Namespace) -> TrainingData:
     from cnnext.data import ImageFolder
 
     size = arguments.image_size or _size_for(arguments.model)
-    train = ImageFolder(folder, size, arguments.channels or 3, augment=arguments.augment)
+    train = ImageFolder(folder, size, arguments.channels or 3, augment=arguments.augment, mix=arguments.mix)
     if arguments.channels is None and _is_grey(train):
-        train = ImageFolder(folder, size, 1, augment=arguments.augment)
+        train = ImageFolder(folder, size, 1, augment=arguments.augment, mix=arguments.mix)
     names = train.class_names
     if len(names) < 2:
         raise ValueError(message("train", "--data", "hold two classes or more", names))
@@ -145,5 +146,19 @@ def augmentation(text: str) -> Augmentation:
     make, kind = numbers[name]
     try:
         return make(kind(number))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def mixture(text: str) -> Mixture:
+    """A mixture of ``cnnext.data``: ``mixup=0.2``, ``cutmix=1``."""
+    from cnnext import data
+
+    known: dict[str, Callable[[float], Mixture]] = {"mixup": data.Mixup, "cutmix": data.CutMix}
+    name, _, alpha = text.partition("=")
+    if name not in known:
+        raise argparse.ArgumentTypeError(unknown("mixture", text, [f"{key}=ALPHA" for key in known]))
+    try:
+        return known[name](float(alpha))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None

@@ -348,6 +348,12 @@ typedef struct cnx_simd {
      * epsilon > 0; velocity = momentum * velocity + step unless it is NULL; w -= rate * velocity, or rate * step. */
     void (*rmsprop)(float *w, float *square, float *velocity, const float *dw, int64_t n, float rate, double keep,
                     double take, float momentum, float epsilon, float decay);
+    /* taps_max_backward and taps_lp_backward of a run of pixels: pixel i of diff_dst is diff_dst + i * diff_dst_step, its tap t
+     * diff_src + i * diff_src_step + diff_offset[t]. Without `accumulate` a tap's gradient is written, not added. */
+    void (*taps_max_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
+                          int64_t diff_src_step, const int64_t *diff_offset);
+    void (*taps_lp_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
+                         int64_t diff_src_step, const int64_t *diff_offset);
     void (*pixels_diff_weights)(const cnx_pixels_diff *g);
 } cnx_simd;
 

@@ -180,15 +180,18 @@ def panel_vectors(b: PlanBuilder, channels: int) -> int:
     return min(range(1, b.max_nv + 1), key=cost)
 
 
-def pack_weights(b: PlanBuilder, s: TapSum, nv: int) -> tuple[View, View | None]:
-    """Weights as panels of nv vectors of result channels, (G * panels, taps * IC, nv * vl), and the bias likewise."""
+def pack_weights(b: PlanBuilder, s: TapSum, nv: int, has_sum: bool = False) -> tuple[View, View | None]:
+    """Weights as panels of nv vectors of result channels, (G * panels, taps * IC, nv * vl), and the bias likewise.
+
+    With ``has_sum`` a panel has one row more, the sum of the others: where it is finite, all of them are.
+    """
     width, panels, k = nv * b.vl, ceil(s.filters / (nv * b.vl)), s.channels
-    packed = b.temp((s.groups * panels, max(len(s.taps) * k, 1), width))
+    packed = b.temp((s.groups * panels, max(len(s.taps) * k, 1) + has_sum, width))
     packed_bias = b.temp((s.groups * panels, width)) if s.bias is not None else None
     src = [s.weights, b.table([tap[2:] for tap in s.taps] or [(0, 0)])] + ([s.bias] if s.bias is not None else [])
     dst = [packed] + ([packed_bias] if packed_bias is not None else [])
     params = dict(G=s.groups, K=k, OC=s.filters, n_taps=len(s.taps), nv=nv, panels=panels, backward=s.backward,
-                  has_bias=s.bias is not None)
+                  has_bias=s.bias is not None, has_sum=has_sum)
     b.step("conv_pack_weights", src, dst, params, tiles=s.groups * panels, why=f"panels of {width} channels")
     return packed, packed_bias
 

@@ -17,7 +17,6 @@ from cnnext.layers._algorithms import (
     TapSum,
     lower_sharded_gradient,
     no_window_of_3x3,
-    pack_weights,
     panel_vectors,
     product_cycles,
     streaming_cycles,
@@ -139,10 +138,14 @@ class Winograd:
                    f"{', each apart' if k.split else ''}{why}")
 
     def _transform_weights(self, b: PlanBuilder, s: TapSum, k: _Blocking) -> tuple[View, View | None]:
-        taps, bias = pack_weights(b, s, k.nv)
+        width = k.nv * b.vl
         packed = b.temp((k.panels, (self.m + 2) ** 2 * k.weights_step))
-        params = dict(m=self.m, IC=s.channels, nv=k.nv, weights_step=k.weights_step, chunk=PACK_CHUNK)
-        b.step("conv_winograd_weights", [taps], [packed], params, tiles=k.panels * ceil(s.channels / PACK_CHUNK),
+        bias = b.temp((k.panels, width)) if s.bias is not None else None
+        src = [s.weights, b.table([tap[2:] for tap in s.taps])] + ([s.bias] if s.bias is not None else [])
+        params = dict(m=self.m, IC=s.channels, OC=s.filters, nv=k.nv, weights_step=k.weights_step, chunk=PACK_CHUNK,
+                      backward=s.backward, has_bias=bias is not None)
+        b.step("conv_winograd_weights", src, [packed, *([bias] if bias is not None else [])], params,
+               tiles=k.panels * ceil(s.channels / PACK_CHUNK), scratch_bytes=4 * 9 * PACK_CHUNK * width,
                why=f"{(self.m + 2) ** 2} points")
         return packed, bias
 

@@ -300,7 +300,9 @@ class PoolBackward(Layer):
         src, dst, diff_dst = (one_pixel(b.view(v)) for v in node.inputs)
         taps = self.geometry.taps()
         sliding = SlidingWindow.of(b, src, dst, taps, self.geometry.strides, 1, image_blocks(dst.shape, len(taps)))
-        params = dict(sliding.params, reach=max(t[0] for t in taps) + 1, op=OPS[self.op], power=self.power)
+        windows = [_windows_of(src.shape, dst.shape, self.geometry, axis) for axis in range(2)]
+        params = dict(sliding.params, reach=max(t[0] for t in taps) + 1, op=OPS[self.op], power=self.power,
+                      shared=any((count > 1).any() for count in windows), gaps=any((count == 0).any() for count in windows))
         b.step("pool_backward", [src, sliding.table, dst, diff_dst], [b.view(node.output)], params, tiles=sliding.tiles,
                scratch_bytes=24 * len(taps), why=sliding.why)
 
@@ -402,11 +404,22 @@ def _misses(size: int, out: int, window: Window2D, axis: int, before: int) -> bo
     return any(all(not 0 <= o * stride - before + k * dilation < size for k in range(kernel)) for o in near)
 
 
+def _positions(out: int, window: Window2D, axis: int) -> np.ndarray:
+    """Rows (axis 0) or columns (axis 1) of the source, or beyond it, that each of ``out`` windows sees: (out, kernel)."""
+    tap = np.arange(window.kernel[axis]) * window.dilation[axis]
+    return np.arange(out)[:, np.newaxis] * window.strides[axis] + tap - window.padding[axis][0]
+
+
+def _windows_of(src: Shape, dst: Shape, window: Window2D, axis: int) -> np.ndarray:
+    """By how many windows each row (axis 0) or column (axis 1) of the source is seen."""
+    size, position = src[1 + axis] or 0, _positions(dst[1 + axis] or 0, window, axis)
+    return np.bincount(position[(position >= 0) & (position < size)], minlength=size)
+
+
 def _counts(src: Shape, dst: Shape, window: Window2D, axis: int, include_pad: bool) -> np.ndarray:
     """Rows (axis 0) or columns (axis 1) of each window that count: inside the source, or inside its padding too."""
-    (before, after), size, out = window.padding[axis], src[1 + axis] or 0, dst[1 + axis] or 0
-    tap = np.arange(window.kernel[axis]) * window.dilation[axis]
-    position = np.arange(out)[:, np.newaxis] * window.strides[axis] + tap - before
+    (before, after), size = window.padding[axis], src[1 + axis] or 0
+    position = _positions(dst[1 + axis] or 0, window, axis)
     first, end = (-before, size + after) if include_pad else (0, size)
     return ((position >= first) & (position < end)).sum(axis=1)
 

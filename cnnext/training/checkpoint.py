@@ -258,13 +258,12 @@ class Checkpoint:
     def _check_metrics(self, trainer: Trainer, found: Means) -> None:
         """In the middle of an epoch the metrics have to be those that it began with."""
         wanted = {"loss", *(m.name for m in trainer.metrics if isinstance(m, Metric))}
-        counted = {m.counted for m in trainer.metrics if isinstance(m, ConfusionMetric)}
-        kept = {*found.sums, *found.counts}
-        if kept != wanted | counted:
-            raise ValueError(message("fit", "metrics", f"be as in the epoch that is to go on, {sorted(kept)}",
-                                     sorted(wanted | counted), self.where))
-        classes = max(int(trainer.model.graph.outputs[0].shape[-1] or 0), 2)
-        for name, matrix in found.counts.items():
+        counted = {m.counted: m.classes for m in trainer.metrics if isinstance(m, ConfusionMetric)}
+        if (found.sums.keys(), found.counts.keys()) != (wanted, counted.keys()):
+            raise ValueError(message("fit", "metrics", "be as in the epoch that is to go on, "
+                                     f"{sorted([*found.sums, *found.counts])}", sorted([*wanted, *counted]), self.where))
+        for name, classes in counted.items():
+            matrix = found.counts[name]
             if matrix.shape != (classes, classes) or matrix.dtype != INT64:
                 raise ModelFileError(f"{self.where}: is damaged: counts/{name} is no matrix of {classes} classes.")
 

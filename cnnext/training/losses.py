@@ -40,9 +40,12 @@ class Loss(ABC):
     ----------
     target_dtype : dtype
         Of the targets in the graph.
+    columns_are_classes : bool
+        Whether each column is a class, also where there is one alone; else one column parts two classes.
     """
 
     target_dtype: ClassVar[np.dtype] = FLOAT32
+    columns_are_classes: ClassVar[bool] = False
 
     @abstractmethod
     def target_shape(self, prediction: Shape) -> Shape:
@@ -76,8 +79,7 @@ class Loss(ABC):
 class _Crossentropy(Loss):
     """What the cross-entropies of classes share: how predictions are understood, smoothing, weights of classes."""
 
-    def threshold(self, prediction: Value) -> float | None:
-        return None     # one column is one class, whatever it holds
+    columns_are_classes = True
 
     def __init__(self, from_logits: bool | None = None, label_smoothing: float = 0.0,
                  class_weight: Mapping[int, float] | Sequence[float] | None = None):

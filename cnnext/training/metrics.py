@@ -141,7 +141,7 @@ class TopKAccuracy(Metric):
 
     def for_output(self, loss: Loss, prediction: Value) -> Metric:
         """Itself; of a model of one column, where k is 1, the binary accuracy or error rate."""
-        if prediction.shape[-1] != 1:
+        if prediction.shape[-1] != 1 or loss.columns_are_classes:
             return self
         if self.k > 1:
             raise ValueError(message("compile", "metrics", "hold no top-k metric for a model of one column", self.name))
@@ -197,12 +197,15 @@ class ConfusionMetric:
     name : str, optional
         Its key in a history; by default the function's name.
     threshold : float, optional
-        For a model of one column; by default 1/2 where it gives probabilities, 0 where it gives logits.
+        For a model of one column; by default 1/2 where it gives probabilities, 0 where it gives logits. Cross-entropies of
+        classes take one column for one class.
 
     Attributes
     ----------
     matrix : int64 ndarray, shape (K, K), or None
         Of the pass that ended last: an epoch's training, its validation, or ``evaluate``.
+    classes : int
+        K, once it is compiled.
     """
 
     def __init__(self, function: Callable[[np.ndarray], float | Mapping[str, float]], name: str | None = None,
@@ -211,6 +214,7 @@ class ConfusionMetric:
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
         self.threshold = None if threshold is None else as_number(type(self).__name__, "threshold", threshold)
         self.matrix: np.ndarray | None = None
+        self.classes = 0
         self._used_threshold = self.threshold
 
     def for_output(self, loss: Loss, prediction: Value) -> ConfusionMetric:
@@ -221,9 +225,11 @@ class ConfusionMetric:
         ValueError
             If the model has one column and the loss does not say what lies above and below.
         """
-        self._used_threshold = self.threshold
-        if prediction.shape[-1] == 1 and self.threshold is None:
-            self._used_threshold = _threshold(self.name, loss, prediction)
+        self.classes, self._used_threshold = int(prediction.shape[-1] or 0), None
+        if self.classes == 1 and not loss.columns_are_classes:
+            self.classes, self._used_threshold = 2, self.threshold
+            if self.threshold is None:
+                self._used_threshold = _threshold(self.name, loss, prediction)
         return self
 
     @property
@@ -239,7 +245,7 @@ class ConfusionMetric:
         ValueError
             If targets are rows that do not sum to 1: the examples then have no or several classes.
         """
-        if predictions.shape[-1] == 1 and self._used_threshold is not None:
+        if self._used_threshold is not None:
             wanted = np.asarray(targets).reshape(predictions.shape) > 0.5
             return confusion_matrix(wanted.astype(np.int64), (predictions > self._used_threshold).astype(np.int64), 2)
         if targets.shape == predictions.shape and (np.abs(targets.sum(axis=-1) - 1) > 1e-2).any():
@@ -267,18 +273,13 @@ class _ClassScore(ConfusionMetric):
         if average is not None and average not in AVERAGES:
             raise ValueError(f"{type(self).__name__}: " + unknown("average", average, AVERAGES))
         self.average = average
-        self._one_column = False
         super().__init__(self._values, name or self.default_name, threshold)
-
-    def for_output(self, loss: Loss, prediction: Value) -> ConfusionMetric:
-        self._one_column = prediction.shape[-1] == 1
-        return super().for_output(loss, prediction)
 
     def _values(self, matrix: np.ndarray) -> float | dict[str, float]:
         score = type(self).score
         if self.average == "per_class":
             return {f"{self.name}_{i}": float(value) for i, value in enumerate(score(matrix))}
-        if self.average is None and self._one_column:
+        if self.average is None and self._used_threshold is not None:
             return float(score(matrix)[1])
         return averaged(score, matrix, self.average or "macro")
 

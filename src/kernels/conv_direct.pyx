@@ -20,9 +20,10 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from cnnext.plugin cimport CNX_ADD, CNX_OK, cnx_args, cnx_gemm, cnx_tensor, cnx_worker
+from cnnext.plugin cimport CNX_ADD, CNX_OK, cnx_args, cnx_gemm, cnx_simd, cnx_tensor, cnx_worker
 
 include "table.pxi"
+include "panels.pxi"
 
 cdef enum:
     STRIP_ROWS = 48     # times 4 vectors of 16 floats: 12 KB
@@ -184,33 +185,28 @@ cdef struct conv_pack_weights_params:
     int64_t nv, panels
     int64_t backward                # 1: weights are (KH, KW, OC, G * K), else (KH, KW, K, G * OC)
     int64_t has_bias
+    int64_t has_sum                 # 1: a panel ends with the sum of its rows, finite only where all of them are
 
 
 cdef int conv_pack_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # One tile is one panel: dst[0] is (G * panels, n_taps * K, nv * vl), dst[1] the bias as (G * panels, nv * vl).
+    # One tile is one panel: dst[0] is (G * panels, n_taps * K + has_sum, nv * vl), dst[1] the bias as (G * panels, nv * vl).
     cdef const conv_pack_weights_params *p = <const conv_pack_weights_params *>args.params
     cdef const cnx_tensor *weights = &args.src[0]
     cdef const int64_t *taps = <const int64_t *>args.src[1].data
     cdef int64_t width = p.nv * worker.simd.vl
     cdef int64_t group = worker.tile // p.panels, oc0 = worker.tile % p.panels * width
     cdef int64_t cols = imin(width, p.OC - oc0)
-    cdef float *to = <float *>args.dst[0].data + worker.tile * p.n_taps * p.K * width
-    cdef float *bias
-    cdef const float *tap
-    cdef int64_t t, k
+    cdef float *to = <float *>args.dst[0].data + worker.tile * (p.n_taps * p.K + p.has_sum) * width
+    cdef float *end = to + p.n_taps * p.K * width
+    cdef int64_t t
     for t in range(p.n_taps):
-        tap = <const float *>weights.data + taps[2 * t] * weights.stride[0] + taps[2 * t + 1] * weights.stride[1]
-        if p.backward:
-            worker.simd.transpose(tap + oc0 * weights.stride[2] + group * p.K, weights.stride[2], to, width, p.K, cols)
-        for k in range(p.K):
-            if not p.backward:
-                memcpy(to, tap + k * weights.stride[2] + group * p.OC + oc0, cols * sizeof(float))
-            memset(to + cols, 0, (width - cols) * sizeof(float))
-            to += width
+        pack_tap(weights, taps + 2 * t, p.backward, group * p.K if p.backward else 0, p.K,
+                 oc0 if p.backward else group * p.OC + oc0, cols, to + t * p.K * width, width, worker.simd)
+    if p.has_sum:
+        memset(end, 0, width * sizeof(float))
+        worker.simd.sum_rows(to, width, p.n_taps * p.K, end, width)
     if p.has_bias:
-        bias = <float *>args.dst[1].data + worker.tile * width
-        memcpy(bias, <const float *>args.src[2].data + group * p.OC + oc0, cols * sizeof(float))
-        memset(bias + cols, 0, (width - cols) * sizeof(float))
+        pack_bias(&args.src[2], group * p.OC + oc0, cols, <float *>args.dst[1].data + worker.tile * width, width)
     return CNX_OK
 
 

@@ -21,11 +21,12 @@ Design
 """
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from cnnext.plugin cimport CNX_OK, cnx_args, cnx_gemm, cnx_tensor, cnx_winograd, cnx_worker
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_gemm, cnx_simd, cnx_tensor, cnx_winograd, cnx_worker
 
 include "table.pxi"
+include "panels.pxi"
 
 
 cdef struct winograd_source:        # how the parameter structs of the kernels that read the source begin
@@ -193,19 +194,47 @@ cdef struct conv_winograd_weights_params:
     int64_t nv
     int64_t weights_step
     int64_t chunk                   # input channels of one piece of work
+    int64_t OC
+    int64_t backward                # 1: weights are (3, 3, OC, IC), else (3, 3, IC, OC)
+    int64_t has_bias
 
 
 cdef int conv_winograd_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
-    # From panels as conv_pack_weights makes them, (panels, 9 * IC, nv * vl), to U.
+    # From the weights, with table src[1] of 9 rows (kh, kw), to U; the bias src[2] to panels dst[1] (panels, nv * vl).
+    # A tile is a chunk of a panel. Where its rows lie as the transform wants them, it reads the weights themselves.
     cdef const conv_winograd_weights_params *p = <const conv_winograd_weights_params *>args.params
-    cdef int64_t width = p.nv * worker.simd.vl, n_points = (p.m + 2) * (p.m + 2)
-    cdef int64_t chunks = (p.IC + p.chunk - 1) // p.chunk, panel = worker.tile // chunks, k
-    cdef int64_t first = worker.tile % chunks * p.chunk
-    cdef const float *taps = <const float *>args.src[0].data + panel * 9 * p.IC * width
-    cdef float *points = <float *>args.dst[0].data + panel * n_points * p.weights_step
-    for k in range(first, imin(first + p.chunk, p.IC)):
-        worker.simd.winograd_weights(<int32_t>p.m, taps + k * width, p.IC * width, points + k * width, p.weights_step, width)
+    cdef const cnx_tensor *weights = &args.src[0]
+    cdef const int64_t *taps = <const int64_t *>args.src[1].data
+    cdef int64_t width = p.nv * worker.simd.vl, chunks = (p.IC + p.chunk - 1) // p.chunk
+    cdef int64_t panel = worker.tile // chunks, first = worker.tile % chunks * p.chunk, rows = imin(p.chunk, p.IC - first)
+    cdef int64_t oc0 = panel * width, cols = imin(width, p.OC - oc0), step = tap_step(weights, taps), row = weights.stride[2]
+    cdef float *points = (<float *>args.dst[0].data + panel * (p.m + 2) * (p.m + 2) * p.weights_step + first * width)
+    cdef float *packed = <float *>worker.scratch
+    cdef const float *from_ = (<const float *>weights.data + taps[0] * weights.stride[0] + taps[1] * weights.stride[1]
+                               + first * row + oc0)
+    cdef int64_t t, k
+    if p.backward or cols < width or step == 0:
+        for t in range(9):
+            pack_tap(weights, taps + 2 * t, p.backward, first, rows, oc0, cols, packed + t * rows * width, width,
+                     worker.simd)
+        from_, step, row = packed, rows * width, width
+    for k in range(rows):
+        worker.simd.winograd_weights(<int32_t>p.m, from_ + k * row, step, points + k * width, p.weights_step, width)
+    if p.has_bias and first == 0:
+        pack_bias(&args.src[2], oc0, cols, <float *>args.dst[1].data + panel * width, width)
     return CNX_OK
+
+
+cdef int64_t tap_step(const cnx_tensor *weights, const int64_t *taps) noexcept nogil:
+    # how far each tap is from the one before; 0 if not all are alike
+    cdef int64_t t, step = 0, found
+    for t in range(8):
+        found = ((taps[2 * t + 2] - taps[2 * t]) * weights.stride[0]
+                 + (taps[2 * t + 3] - taps[2 * t + 1]) * weights.stride[1])
+        if t > 0 and found != step:
+            return 0
+        step = found
+    return step
 
 
 cdef struct conv_winograd_backward_weights_params:

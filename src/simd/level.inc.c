@@ -74,5 +74,7 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .pixel_rows = pixel_rows,
     .fma_loop = fma_loop,
     .rmsprop = rmsprop,
+    .taps_max_diff = taps_max_diff,
+    .taps_lp_diff = taps_lp_diff,
     .pixels_diff_weights = pixels_diff_weights,
 };

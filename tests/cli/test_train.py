@@ -92,6 +92,14 @@ def test_idx_files(tmp_path, capsys):
     assert "`--image-size` must be left out for IDX files" in error_of(capsys, folder, tmp_path / "b", "--image-size", "9,9")
 
 
+@pytest.mark.parametrize("mix", ["mixup=0.4", "cutmix=1"])
+def test_mixtures(bars, tmp_path, capsys, mix):
+    for out, more in (("mixed", ["--mix", mix]), ("plain", [])):
+        assert run(bars, tmp_path / out, *SMALL, "--epochs", "8", "--learning-rate", "0.01", *more) == 0
+        assert "accuracy          100.00 %" in capsys.readouterr().out
+    assert weights_in(tmp_path / "mixed") != weights_in(tmp_path / "plain")
+
+
 def test_a_folder_to_validate_on(bars, tmp_path, capsys):
     validation = write_pictures(tmp_path / "validation", "RGB", n=3)
     assert run(bars, tmp_path / "out", *SMALL, "--validation", str(validation), "--epochs", "1") == 0
@@ -123,7 +131,15 @@ def test_patience_keeps_the_best_weights(bars, tmp_path, capsys):
     assert net.evaluate(data)["loss"] == pytest.approx(float(best["val_loss"]), rel=1e-5)
 
 
-def test_ctrl_c_and_resume(bars, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """As in a terminal: a shell starts what runs in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_and_resume(ctrl_c, bars, tmp_path, capsys, monkeypatch):
     more = [*SMALL, "--epochs", "3", "--augment", "shift=2", "--schedule", "cosine"]
     assert run(bars, tmp_path / "whole", *more) == 0
     kept = cx.CSVLogger.on_epoch_end
@@ -189,6 +205,7 @@ def test_folders_that_hold_no_data(bars, tmp_path, capsys):
     (["--augment", "flop"], "unknown augmentation 'flop'. Did you mean 'flip'?"),
     (["--augment", "flip=1"], "Known: color=NUMBER"),
     (["--augment", "shift=x"], "'shift=x'"), (["--augment", "crop=2"], "`smallest` must be at most 1"),
+    (["--mix", "mixin=1"], "unknown mixture 'mixin=1'"), (["--mix", "mixup=0"], "`alpha` must be greater than 0"),
     (["--learning-rate", "0"], "greater than 0"), (["--validation-split", "1"], "from 0 to below 1"),
     (["--option", "filters"], "NAME=NUMBER"), (["--image-size", "0,3"], "at least 1"),
     (["--image-size", "8,8,1"], "ROWS,COLUMNS"),

@@ -86,6 +86,7 @@ def compiled(net):
 
 LAYERS = {
     "pointwise": lambda c: cx.Conv2D(c + 3, 1),
+    "wide": lambda c: cx.Conv2D(256, 1),    # whose pixels lie apart, against aliasing
     "strided": lambda c: cx.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
     "winograd": lambda c: cx.Conv2D(16, 3, padding="same"),
     "depthwise": lambda c: cx.DepthwiseConv2D(3, padding="same"),
@@ -137,6 +138,16 @@ def test_inverted_residual():
     assert ["normalize", "conv_depthwise", "moments"] in kernels
     assert ["normalize_backward", "conv_depthwise", "diff_sums"] in kernels
     assert not [k for names in kernels for k in names if "pack" in k], "weights are packed once, not for each band"
+
+
+@pytest.mark.parametrize("channels", [20, 256])
+@pytest.mark.parametrize("activation", [cx.ReLU6, cx.SiLU])
+def test_sums_of_pixels_that_lie_apart(channels, activation):
+    cx.set_random_seed(0)
+    x = cx.Input((4, 4, 8))
+    y = activation()(BATCH_NORM()(cx.Conv2D(channels, 1, use_bias=False)(x)))
+    plan = check_step(compiled(cx.Model(x, cx.Dense(3)(cx.GlobalAvgPool2D()(y)))), 16, 1)
+    assert any(step.parts[-1].kernel.endswith("moments") for step in chains_of(plan))
 
 
 def test_results_take_memory_that_dies_within_a_chain():

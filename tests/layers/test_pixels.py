@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +14,7 @@ import cnnext as cx
 from cnnext.graph.graph import Graph, Value, ancestors
 from cnnext.graph.passes import optimize, prepare
 from cnnext.graph.plan import Plan
-from cnnext.layers import _taps
+from cnnext.layers import _pixels, _taps
 from cnnext.layers._pixels import Pixels
 from cnnext.testing import run_graph, run_layer
 from tests.layers.agreement import LEVELS
@@ -116,6 +117,47 @@ def test_infinities_and_nans_stay_in_their_windows(level):
     np.testing.assert_array_equal(finite, expected)
 
 
+@contextmanager
+def runs_for_free():
+    before = _pixels.RUN_CYCLES
+    _pixels.RUN_CYCLES = 0
+    try:
+        yield
+    finally:
+        _pixels.RUN_CYCLES = before
+
+
+@BY_LEVEL
+@settings(max_examples=120, deadline=None)
+@given(size=st.tuples(st.integers(1, 30), st.integers(1, 40)), channels=st.integers(1, 4), filters=st.integers(1, 9),
+       rows=st.integers(1, 9), pads=st.tuples(st.integers(0, 9), st.integers(0, 9)), stride=st.integers(1, 3),
+       dilation=st.integers(1, 2), groups=st.integers(1, 2), pooled=st.booleans(), bad=st.sampled_from([0, np.inf, np.nan]),
+       threads=st.integers(2, 4), seed=st.integers(0, 2**32 - 1))
+@example(size=(10, 10), channels=4, filters=6, rows=5, pads=(4, 4), stride=1, dilation=1, groups=1, pooled=False, bad=0,
+         threads=2, seed=0)
+@example(size=(30, 40), channels=1, filters=6, rows=9, pads=(9, 4), stride=1, dilation=1, groups=2, pooled=True, bad=0,
+         threads=3, seed=1)
+def test_rows_of_padding(level, size, channels, filters, rows, pads, stride, dilation, groups, pooled, bad, threads, seed):
+    """Terms of padding are left out without a change of bits, and multiplied where a weight makes a NaN of them."""
+    layer = cx.Conv2D(filters * groups, (rows, 3), (stride, 1), (pads, (1, 1)), (dilation, 1), groups)
+    assume(size[0] + sum(pads) > (rows - 1) * dilation + stride * pooled and size[1] > 1)
+    rng = np.random.default_rng(seed)
+    built(rng, layer, channels * groups)
+    if bad:
+        weights = layer.weights["weights"].data.copy()
+        weights.reshape(-1)[rng.integers(weights.size)] = bad
+        layer.weights["weights"].assign(weights)
+    x = Value((2, *size, channels * groups), name="x")
+    y = cx.MaxPool2D(2)(layer(x)) if pooled else layer(x)
+    graph = optimize(prepare(Graph([x], [y], ancestors([y])), [x.shape], False))
+    src = drawn(rng, *x.shape)
+    with only(_taps.Direct()):
+        (direct,) = run_graph(graph, [src], level=level)
+    with only(_taps.Direct(), Free()), runs_for_free():
+        for n_threads in (1, threads):
+            np.testing.assert_array_equal(run_graph(graph, [src], level=level, n_threads=n_threads)[0], direct)
+
+
 @BY_LEVEL
 @pytest.mark.parametrize("activation", [None, cx.ReLU, cx.ReLU6, cx.SiLU, cx.HardSwish, cx.Tanh])
 @pytest.mark.parametrize("use_bias", [False, True])
@@ -150,3 +192,16 @@ def test_choice():
     x = cx.Input((28, 28, 1))
     added = cx.Model(x, cx.Add()([cx.Conv2D(1, 5, padding="same")(x), x])).plan(1)
     assert kernels_of(added) == ["conv_direct"] and "not pixels in lanes: a value is added" in added.explain()
+
+
+def test_choice_of_runs():
+    """A full convolution, as backward-data of a valid one is, is mostly border; one of the same size is not."""
+    x = Value((4, 10, 10, 16), name="x")
+
+    def explained(pad):
+        y = cx.Conv2D(6, 5, padding=((pad, pad), (pad, pad)))(x)
+        return Plan(optimize(prepare(Graph([x], [y], ancestors([y])), [x.shape], False)), LEVELS[-1]).explain()
+
+    found = re.search(r"pixels a tile, (\d+)% of the terms", explained(4))
+    assert found and 71 <= int(found[1]) <= 80     # 50 of 70 rows x 5 taps at the least
+    assert "of the terms" not in explained(0)

@@ -121,6 +121,22 @@ def test_nan_is_not_swallowed(level):
     assert np.isnan(got[0, 0, 0, 1]) and np.isnan(got).sum() == 1
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 5, 8, 13, 33])
+def test_gradient_of_a_window_with_a_nan_and_of_a_minus_zero(level, strides, channels):
+    """No tap equals a NaN, so none receives; what is written once has the bits of what is added to a zero."""
+    src = np.random.default_rng(0).standard_normal((2, 7, 9, channels)).astype(np.float32)
+    src[:, 0, 0, 0] = np.nan
+    layer = MaxPool2D(2, strides)
+    diff_dst = np.full(layer.infer_shapes(src.shape)[0], -0.0, np.float32)
+    diff_dst[0] = 1
+    diff_src = run_layer(layer, [src], [diff_dst], level=level).diff_inputs[0]
+    dst = run_layer(layer, [src], level=level).outputs[0]
+    assert np.isnan(dst).any() and diff_src[0].sum() == (~np.isnan(dst[0])).sum()
+    assert not diff_src[1].any() and not np.signbit(diff_src).any()
+
+
 def test_strides_default_to_the_window_and_unknown_extents_stay_unknown():
     layer = MaxPool2D((2, 3))
     assert layer.strides == (2, 3)

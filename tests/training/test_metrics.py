@@ -176,10 +176,23 @@ def test_a_threshold_that_is_given():
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "error_rate", "precision", "mean_iou"])
-@pytest.mark.parametrize("loss", ["mse", "sparse_categorical_crossentropy"])
+@pytest.mark.parametrize("loss", ["mse", "huber"])
 def test_no_classes_in_one_column(metric, loss):
     with pytest.raises(ValueError, match=f"compile: `metrics` must have a threshold between .*Received metrics='{metric}'"):
         one_column(loss=loss, metrics=[metric])
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_one_column_is_one_class_for_cross_entropies_of_classes(loss):
+    net = one_column(loss=loss, metrics=["accuracy", "f1", "precision_per_class", "mean_iou", "top_3_error_rate"])
+    y = np.zeros(6, int) if loss.startswith("sparse") else np.ones((6, 1))
+    found = net.evaluate(X, y)
+    assert found["accuracy"] == found["f1"] == found["precision_0"] == found["mean_iou"] == 1
+    assert found["top_3_error_rate"] == 0
+    np.testing.assert_array_equal(net.metrics[1].matrix, [[6]])
+    if loss.startswith("sparse"):
+        with pytest.raises(ValueError, match=r"`y\[1\]` must be a label in \[0, 1\)"):
+            net.evaluate(X, Y)
 
 
 def test_no_top_k_of_one_column():

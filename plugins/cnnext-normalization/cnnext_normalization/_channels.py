@@ -38,6 +38,8 @@ def channel_statistics(g: Graph, x: Value, epsilon: float, per_sample: bool, gro
 class ChannelMoments(Layer):
     """Mean and squared deviations of each shard of a value, doubles of shape (shards of all samples, 2, C)."""
 
+    dense_outputs = True    # the kernels know of no gaps
+
     def __init__(self, src_shape: Shape, per_sample: bool, name: str):
         super().__init__(name=f"{name}/moments")
         self.per_sample = per_sample
@@ -173,6 +175,7 @@ class NormalizeBackwardSums(Layer):
     """
 
     n_inputs = 5
+    dense_outputs = True    # as above
 
     def __init__(self, src_shape: Shape, per_sample: bool, bounds: tuple[float, float], name: str):
         super().__init__(name=f"{name}/backward_sums")
