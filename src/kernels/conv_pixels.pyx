@@ -9,10 +9,10 @@ Design
     With a pool, the tile's pixels are windows of 2 x 2 pixels of the convolution, which is never stored.
     A plane row is long enough for whole vectors; what lies beyond the pixels is zero.
     Rows near the upper and lower border leave out the terms whose source row is padding, where that saves much:
-    backward-data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the sign of a zero)
-    unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms are computed.
-    LeNet-5's second layer, 64 images of 10x10x16 to 14x14x6 through 5x5 taps on one core of Zen 4: 77 % of the terms, 539 us
-    for 666.
+    backward-data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the
+    sign of a zero) unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms
+    are computed. LeNet-5's second layer, 64 images of 10x10x16 to 14x14x6 through 5x5 taps on one core of Zen 4: 77 % of
+    the terms, 539 us for 666.
     The gradient of the weights has pixels in the lanes too. Source and gradient of the result become planes, of a block of
     rows, whose rows have one pitch: a block is one run of places for every term and filter, without an edge. Places that are
     no pixel are zero in the gradient; so an infinity or NaN may reach the sums of other taps than those that see it. A tile
