@@ -12,7 +12,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "elementwise": ("binary", "copy", "sum_pixels"),
     "reduce": ("sum_axes", "fold_axes"),
     "conv_direct": ("conv_direct", "conv_pack_weights", "conv_backward_weights", "sum_shards"),
-    "conv_pixels": ("conv_pixels",),
+    "conv_pixels": ("conv_pixels", "conv_pixels_backward_weights"),
     "conv_winograd": ("conv_winograd", "conv_winograd_src", "conv_winograd_weights", "conv_winograd_backward_weights"),
     "matmul": ("matmul_pack", "matmul"),
     "loss": (

@@ -192,6 +192,20 @@ cdef extern from "cnnext_plugin.h" nogil:
         float high
         int64_t pool
 
+    ctypedef struct cnx_pixels_diff:
+        int64_t count
+        int64_t depth
+        int64_t filters
+        const float *src
+        const int64_t *offset
+        const int64_t *place
+        const float *diff
+        int64_t diff_plane
+        float *sums
+        float *dst
+        int64_t dst_row
+        int64_t accumulate
+
     ctypedef struct cnx_simd:
         uint32_t abi
         uint32_t size
@@ -261,6 +275,7 @@ cdef extern from "cnnext_plugin.h" nogil:
                               int64_t diff_src_step, const int64_t *diff_offset) noexcept nogil
         void (*taps_lp_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
                              int64_t diff_src_step, const int64_t *diff_offset) noexcept nogil
+        void (*pixels_diff_weights)(const cnx_pixels_diff *g) noexcept nogil
 
     ctypedef struct cnx_worker:
         uint32_t abi

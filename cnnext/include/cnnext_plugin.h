@@ -237,6 +237,24 @@ typedef struct cnx_pixels {
     int64_t pool;
 } cnx_pixels;
 
+/* The gradient of the weights of such a sum, source and gradient of the result both as planes, in `count` places (a multiple of
+ * vl) that follow each other:
+ *   sums(k, f) = sum_i src[offset[k] + i] * diff[f * diff_plane + i]
+ * for `depth` terms k and `filters` filters f. `sums` holds a vector of partial sums for each, (depth, filters, vl); with
+ * `accumulate` they are added to. With dst, not NULL, the lanes are added up at the end:
+ *   dst[place[k] * dst_row + f] = sum of the lanes of sums(k, f) */
+typedef struct cnx_pixels_diff {
+    int64_t count, depth, filters;
+    const float *src;
+    const int64_t *offset, *place;
+    const float *diff;
+    int64_t diff_plane;
+    float *sums;
+    float *dst;
+    int64_t dst_row;
+    int64_t accumulate;
+} cnx_pixels_diff;
+
 /* What a kernel may call: the tile primitives of the chosen instruction set. No pointer needs any alignment. Sources and
  * results may be the same row (x == y), never overlap otherwise. */
 typedef struct cnx_simd {
@@ -336,6 +354,7 @@ typedef struct cnx_simd {
                           int64_t diff_src_step, const int64_t *diff_offset);
     void (*taps_lp_diff)(const cnx_taps *t, const float *diff_dst, int64_t diff_dst_step, float *diff_src,
                          int64_t diff_src_step, const int64_t *diff_offset);
+    void (*pixels_diff_weights)(const cnx_pixels_diff *g);
 } cnx_simd;
 
 /* Who runs the tile. `scratch` is 64-byte aligned, private to the worker, and holds garbage. */

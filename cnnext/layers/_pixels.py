@@ -1,4 +1,4 @@
-"""Convolutions to few filters, with pixels in the lanes: when that applies, what it costs, and how it is cut into work.
+"""Convolutions to few filters, and the gradients of their weights, with pixels in the lanes: applicability, cost, blocking.
 
 The kernel is in ``src/kernels/conv_pixels.pyx``.
 """
@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from cnnext.graph.plan import PlanBuilder
+from cnnext.graph.plan import TILES_WANTED, PlanBuilder
 from cnnext.layers._algorithms import (
     MIN_TILE_MACS,
+    TILE_EFFICIENCY,
     TILE_MACS,
     Pair,
+    TapGradient,
     TapSum,
+    lower_sharded_gradient,
     pack_weights,
     product_cycles,
     tile_pixels,
@@ -29,6 +32,13 @@ COPY_CYCLES, BLOCK_CYCLES, SINGLE_CYCLES = 0.05, 0.2, 0.6
 STORE_CYCLES = 0.35
 RUN_CYCLES = 60             # for a run of rows with terms of its own
 SUMS_IN_FLIGHT = 8          # two products start in a cycle, and take four: with fewer sums at once they wait for each other
+
+# Gradients of weights: the planes of a block of filters stay in L1, beside the source that passes by.
+DIFF_FILTERS, DIFF_BYTES, GRADIENT_PLANES_BYTES = 8, 24 << 10, 256 << 10
+SHARD_MACS, SHARD_PIXELS = 400_000, 2000    # a shard ends with sums of lanes, which should cost little
+# Cycles of a term's loads for a vector of places; of a sum that is added to memory; of one whose lanes are added; of an
+# element that goes into its plane a vector of pixels at a time, which those of few channels do.
+LOADS_CYCLES, SUMS_CYCLES, LANES_CYCLES, SPLIT_CYCLES = 0.9, 2.0, 10.0, 0.15
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ Run = tuple[int, int, int]  # end of the rows, first term, end of the terms
 
 
 def _row_runs(b: PlanBuilder, s: TapSum) -> list[Run]:
-    """The result's rows (pooled ones if there is a pool) as runs, each with the terms whose source row is no padding.
+    """The result's rows, pooled ones if there is a pool, as runs that need the same terms: no source row is padding.
 
     All in one run unless several clearly save work: rows at the borders are cut into runs of as many sums as keep the core
     busy.
@@ -157,3 +167,119 @@ def _share(runs: Sequence[Run], s: TapSum) -> float:
     begins = [0, *(run[0] for run in runs[:-1])]
     computed = sum((end - begin) * (last - first) for begin, (end, first, last) in zip(begins, runs, strict=True))
     return computed / max(s.dst.shape[1] * len(s.taps) * s.channels, 1)
+
+
+@dataclass(frozen=True)
+class _GradientBlocking:
+    """Blocking of one ``conv_pixels_backward_weights`` call."""
+
+    rows: int
+    cols: int
+    dh_min: int
+    dw_min: int
+    span_h: int
+    row_phases: int
+    col_phases: int
+    reach: int          # columns of a plane beyond those of a block
+    pitch: int
+    plane: int
+    diff_plane: int
+
+    @staticmethod
+    def choose(b: PlanBuilder, s: TapGradient) -> _GradientBlocking:
+        (stride_h, stride_w), (_, oh, ow, _) = s.strides, s.diff_dst.shape
+        down, across = [t[0] for t in s.taps], [t[1] for t in s.taps]
+        span_h, span_w = max(down) - min(down) + 1, max(across) - min(across) + 1
+        reach = (span_w - 1) // stride_w
+        border = max(0, min(reach, -min(across), ow + max(across) - s.src.shape[2])) if stride_w == 1 else 0
+
+        def cut(rows: int, cols: int) -> _GradientBlocking:
+            # where a block has whole rows, each begins with the zeros that the last one ends with
+            pitch = cols + reach - (border if cols == ow else 0)
+            diff_plane = ceil(rows * pitch / b.vl) * b.vl
+            diff_plane += 16 if 4 * diff_plane % 1024 == 0 else 0
+            plane = (rows + (span_h - 1) // stride_h) * pitch
+            return _GradientBlocking(rows, cols, min(down), min(across), span_h, min(stride_h, span_h),
+                                     min(stride_w, span_w), reach, pitch, plane, diff_plane)
+
+        def too_large(k: _GradientBlocking) -> bool:
+            block = 4 * min(s.filters, DIFF_FILTERS) * k.diff_plane
+            return block > DIFF_BYTES or 4 * (k.planes(b, s) + s.filters * k.diff_plane) > GRADIENT_PLANES_BYTES
+
+        n_rows = n_cols = 1
+        while n_rows < oh and too_large(cut(ceil(oh / n_rows), ow)):
+            n_rows += 1
+        while n_cols < ow and too_large(cut(ceil(oh / n_rows), ceil(ow / n_cols))):
+            n_cols *= 2
+        return cut(ceil(oh / n_rows), ceil(ow / min(n_cols, ow)))
+
+    def place(self, s: TapGradient, dh: int, dw: int, c: int) -> int:
+        """Where a term begins in the planes of the source."""
+        (stride_h, stride_w), dh, dw = s.strides, dh - self.dh_min, dw - self.dw_min
+        plane = (c * self.row_phases + dh % stride_h) * self.col_phases + dw % stride_w
+        return plane * self.plane + dh // stride_h * self.pitch + dw // stride_w
+
+    def planes(self, b: PlanBuilder, s: TapGradient) -> int:
+        """Elements of the planes of the source, with those that vectors at the end of the last one read."""
+        return ceil((s.channels * self.row_phases * self.col_phases * self.plane + self.reach + b.vl) / 16) * 16
+
+    def blocks(self, s: TapGradient) -> int:
+        """Of all images."""
+        n, oh, ow, _ = s.diff_dst.shape
+        return n * ceil(oh / self.rows) * ceil(ow / self.cols)
+
+    def shards(self, s: TapGradient) -> int:
+        """Of equally many blocks, but for the last."""
+        blocks = self.blocks(s)
+        wanted = max(1, min(ceil(TILES_WANTED / s.groups), s.macs // (SHARD_MACS * s.groups),
+                            s.diff_dst.size // (s.diff_dst.shape[3] * SHARD_PIXELS), blocks))
+        return ceil(blocks / ceil(blocks / wanted))
+
+
+def _split_cycles(b: PlanBuilder, channels: int, step: int) -> float:
+    """Of an element of a pixel of ``channels`` that goes into its plane; pixels are ``step`` elements apart."""
+    if channels == step == 1:
+        return COPY_CYCLES
+    if channels == step <= 8 <= b.vl:
+        return SPLIT_CYCLES
+    return BLOCK_CYCLES if channels >= 8 else SINGLE_CYCLES
+
+
+class PixelsGradient:
+    """The gradient of weights, with pixels in the lanes: sums of shards, lanes and blocks, which are short."""
+
+    name = "pixels in lanes"
+
+    def refusal(self, b: PlanBuilder, s: TapGradient) -> str:
+        """Why it cannot compute this; empty where it can."""
+        return "" if s.taps and s.diff_dst.size else "nothing to add up"
+
+    def cost(self, b: PlanBuilder, s: TapGradient) -> float:
+        """Products of whole vectors of places, of filters and terms; and the way of both sources into planes."""
+        k = _GradientBlocking.choose(b, s)
+        depth, blocks = len(s.taps) * s.channels, k.blocks(s)
+        groups_of_filters = ceil(s.filters / DIFF_FILTERS)
+        filters = s.filters / groups_of_filters
+        step = max(filters / 2, LOADS_CYCLES) / TILE_EFFICIENCY
+        products = ceil(k.rows * k.pitch / b.vl) * depth * groups_of_filters * step
+        sums = SUMS_CYCLES * depth * s.filters
+        planes = _split_cycles(b, s.channels, s.strides[1] * s.src.strides[2]) * k.planes(b, s)
+        planes += _split_cycles(b, s.filters, s.diff_dst.strides[2]) * s.filters * k.rows * k.cols
+        lanes = LANES_CYCLES * k.shards(s) * depth * s.filters
+        return s.groups * (blocks * (products + sums + planes) + lanes)
+
+    def lower(self, b: PlanBuilder, s: TapGradient, why: str) -> None:
+        """One step, and the sum of the shards."""
+        k, kw = _GradientBlocking.choose(b, s), s.diff_weights.shape[1]
+        shards = k.shards(s)
+        terms = [(k.place(s, dh, dw, c), (kh * kw + col) * s.channels + c)
+                 for dh, dw, kh, col in s.taps for c in range(s.channels)]
+        params = dict(G=s.groups, IC=s.channels, OC=s.filters, SH=s.strides[0], SW=s.strides[1], depth=len(terms),
+                      rows=k.rows, cols=k.cols, dh_min=k.dh_min, dw_min=k.dw_min, span_h=k.span_h,
+                      row_phases=k.row_phases, col_phases=k.col_phases, pitch=k.pitch, plane=k.plane,
+                      planes=k.planes(b, s), diff_plane=k.diff_plane, shards=shards)
+        scratch = 4 * (k.planes(b, s) + s.filters * (k.diff_plane + len(terms) * b.vl))
+        lower_sharded_gradient(
+            b, "conv_pixels_backward_weights", s, [b.table([*zip(*terms, strict=True)])], params, shards, s.groups, scratch,
+            f"{self.name}: {s.filters} filters, {len(terms)} terms, {shards} shards of the {k.blocks(s)} blocks of "
+            f"{k.rows}x{k.cols} pixels{why}")

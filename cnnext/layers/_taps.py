@@ -33,7 +33,7 @@ from cnnext.layers._algorithms import (
     streaming_cycles,
     tile_pixels,
 )
-from cnnext.layers._pixels import Pixels
+from cnnext.layers._pixels import Pixels, PixelsGradient
 from cnnext.layers._rows import row_step
 from cnnext.layers._winograd import Winograd, WinogradGradient
 from cnnext.layers.layer import Band
@@ -43,6 +43,7 @@ PANEL_BLOCK_BYTES = 256 << 10   # weights of a K block: a quarter of a 1 MB L2, 
 # core does 32 to 64 FMAs in one; so many pixels share a weight that is read. CREPE's 64x1 on 1024 channels: 2.3x faster.
 LARGEST_PANEL_BYTES, STREAMING_PIXELS = 1 << 20, 48
 EDGE_CYCLES = 3.0           # a pixel of a panel wider than the result, which goes through a copy
+RAGGED_CYCLES = 8.0         # in gradients of weights, one that is filled up with zeros
 WINDOW_BYTES = 384 << 10    # copied source window of a tile: L2 again
 PIXELS_PER_BLOCK = 256      # K of one backward-weights block: loading and storing the sums stays below 2 %
 
@@ -445,7 +446,8 @@ class DirectGradient:
         """Products of whole panels."""
         nv = panel_vectors(b, s.filters)
         pixels, width = s.diff_dst.size // s.diff_dst.shape[3], ceil(s.filters / (nv * b.vl)) * nv * b.vl
-        return s.groups * product_cycles(b, len(s.taps) * s.channels, pixels, width)
+        ragged = RAGGED_CYCLES * pixels if s.filters % (nv * b.vl) else 0.0
+        return s.groups * (product_cycles(b, len(s.taps) * s.channels, pixels, width) + ragged)
 
     def lower(self, b: PlanBuilder, s: TapGradient, why: str) -> None:
         """One step, and the sum of the shards."""
@@ -472,7 +474,8 @@ class DirectGradient:
                                f"direct: {shards} shards of the {blocks} pixel blocks{why}")
 
 
-GRADIENT_ALGORITHMS: tuple[Algorithm[TapGradient], ...] = (DirectGradient(), WinogradGradient(4), WinogradGradient(2))
+GRADIENT_ALGORITHMS: tuple[Algorithm[TapGradient], ...] = (
+    DirectGradient(), PixelsGradient(), WinogradGradient(4), WinogradGradient(2))
 
 
 def _gradient_block(shape: Sequence[int]) -> Pair:

@@ -1,4 +1,5 @@
-"""Direct convolution to few filters: pixels in the lanes, where the tiles of conv_direct would leave most lanes empty.
+"""Direct convolution to few filters, and the gradient of its weights: pixels in the lanes, where the tiles of conv_direct
+would leave most lanes empty.
 
 Design
     A tile is a block of output pixels of one image and one group, with all filters of the group. Its source window, with
@@ -7,18 +8,21 @@ Design
     register tile (simd/pixels.inc.c) reads a vector of them for each term, whose place in the planes is a table.
     With a pool, the tile's pixels are windows of 2 x 2 pixels of the convolution, which is never stored.
     A plane row is long enough for whole vectors; what lies beyond the pixels is zero.
-    Rows near the upper and lower border leave out the terms whose source row is padding, where that saves much:
-    backward-data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the
-    sign of a zero) unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms
-    are computed.
+    Rows near the upper and lower border leave out the terms whose source row is padding, where that saves much: backward-
+    data of a valid convolution is mostly border. A product with a zero of the padding changes no sum (but the sign of a
+    zero) unless the weight is infinite or NaN, and then conv_direct gives NaN; so with such weights all terms are computed.
     LeNet-5's second layer, 64 images of 10x10x16 to 14x14x6 through 5x5 taps on one core of Zen 4: 77 % of the terms, 539 us
     for 666.
+    The gradient of the weights has pixels in the lanes too. Source and gradient of the result become planes, of a block of
+    rows, whose rows have one pitch: a block is one run of places for every term and filter, without an edge. Places that are
+    no pixel are zero in the gradient; so an infinity or NaN may reach the sums of other taps than those that see it. A tile
+    is a shard of the blocks, with all terms and filters of a group: partial sums keep their lanes for all of it.
     Measured against conv_direct: docs/design/0002-taps.md.
 """
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from cnnext.plugin cimport CNX_OK, cnx_args, cnx_pixels, cnx_tensor, cnx_worker
+from cnnext.plugin cimport CNX_OK, cnx_args, cnx_pixels, cnx_pixels_diff, cnx_tensor, cnx_worker
 
 include "table.pxi"
 
@@ -180,7 +184,96 @@ cdef void apply(const conv_pixels_params *p, cnx_worker *worker, const cnx_pixel
             worker.simd.unary_rows(<int32_t>p.post_op, row, t.dst_pixel, row, t.dst_pixel, t.cols, t.filters, constants)
 
 
-cdef conv_pixels_params conv_pixels_zero
+cdef struct conv_pixels_backward_weights_params:
+    int64_t G, IC, OC               # channels per group
+    int64_t SH, SW
+    int64_t depth                   # taps * IC; table src[2]: places of the terms in the planes, their rows of diff_weights
+    int64_t rows, cols              # output pixels of a block
+    int64_t dh_min, dw_min          # first source row and column of a window, relative to its result
+    int64_t span_h
+    int64_t row_phases, col_phases  # residues of the strides that taps have
+    int64_t pitch                   # elements of a plane's row
+    int64_t plane                   # of a plane of the source, of which there is one for each channel and residue
+    int64_t planes                  # of all of them, with what is read behind the last
+    int64_t diff_plane              # of a plane of diff_dst: whole vectors
+    int64_t shards
 
-KERNELS = {"conv_pixels": kernel("conv_pixels", conv_pixels)}
-PARAMS = {"conv_pixels": fields(conv_pixels_zero)}
+
+cdef void split_source(const conv_pixels_backward_weights_params *p, const cnx_tensor *src, const float *image, int64_t ih0,
+                       int64_t iw0, int64_t rows, float *planes, cnx_worker *worker) noexcept nogil:
+    # rows from ih0, columns from iw0 on: element (i, j) of the planes of residues (a, b) is pixel (i * SH + a, j * SW + b)
+    cdef int64_t r, b, first, last, step = p.row_phases * p.col_phases * p.plane
+    cdef const float *row
+    cdef float *to
+    memset(planes, 0, p.planes * sizeof(float))
+    for r in range(rows):
+        if r % p.SH >= p.row_phases or not 0 <= ih0 + r < src.shape[1]:
+            continue
+        row = image + (ih0 + r) * src.stride[1]
+        to = planes + r % p.SH * p.col_phases * p.plane + r // p.SH * p.pitch
+        for b in range(p.col_phases):
+            first = first_inside(iw0 + b, p.SW, p.pitch)
+            last = first_inside(iw0 + b - src.shape[2], p.SW, p.pitch)
+            if last > first:
+                worker.simd.transpose(row + (iw0 + b + first * p.SW) * src.stride[2], p.SW * src.stride[2],
+                                      to + b * p.plane + first, step, p.IC, last - first)
+
+
+cdef int conv_pixels_backward_weights(const cnx_args *args, cnx_worker *worker) noexcept nogil:
+    # src[0] source, src[1] diff_dst, dst[0] (shards, KH * KW * IC, G * OC), overwritten. A tile is a shard of a group.
+    cdef const conv_pixels_backward_weights_params *p = <const conv_pixels_backward_weights_params *>args.params
+    cdef const cnx_tensor *src = &args.src[0]
+    cdef const cnx_tensor *diff_dst = &args.src[1]
+    cdef int64_t OH = diff_dst.shape[1], OW = diff_dst.shape[2], vl = worker.simd.vl
+    cdef int64_t row_blocks = (OH + p.rows - 1) // p.rows, col_blocks = (OW + p.cols - 1) // p.cols
+    cdef int64_t blocks = diff_dst.shape[0] * row_blocks * col_blocks
+    cdef int64_t shard = worker.tile % p.shards, group = worker.tile // p.shards
+    cdef int64_t first = shard * blocks // p.shards, last = (shard + 1) * blocks // p.shards
+    cdef int64_t block, n, oh0, ow0, rows, cols, r, filled_rows = 0, filled_cols = 0
+    cdef float *planes = <float *>worker.scratch
+    cdef float *diff = planes + p.planes
+    cdef cnx_pixels_diff g
+    g.depth = p.depth
+    g.filters = p.OC
+    g.src = planes
+    g.offset = <const int64_t *>args.src[2].data
+    g.place = g.offset + p.depth
+    g.diff = diff
+    g.diff_plane = p.diff_plane
+    g.sums = diff + p.OC * p.diff_plane
+    g.dst_row = args.dst[0].stride[1]
+    for block in range(first, last):
+        n = block // (row_blocks * col_blocks)
+        oh0 = block // col_blocks % row_blocks * p.rows
+        ow0 = block % col_blocks * p.cols
+        rows = imin(p.rows, OH - oh0)
+        cols = imin(p.cols, OW - ow0)
+        split_source(p, src, <const float *>src.data + n * src.stride[0] + group * p.IC, oh0 * p.SH + p.dh_min,
+                     ow0 * p.SW + p.dw_min, (rows - 1) * p.SH + p.span_h, planes, worker)
+        if rows != filled_rows or cols != filled_cols:     # what is no pixel now may have been one
+            memset(diff, 0, p.OC * p.diff_plane * sizeof(float))
+            filled_rows, filled_cols = rows, cols
+        for r in range(rows):
+            worker.simd.transpose(<const float *>diff_dst.data + n * diff_dst.stride[0] + (oh0 + r) * diff_dst.stride[1]
+                                  + ow0 * diff_dst.stride[2] + group * p.OC, diff_dst.stride[2], diff + r * p.pitch,
+                                  p.diff_plane, p.OC, cols)
+        g.count = (rows * p.pitch + vl - 1) // vl * vl
+        g.accumulate = block > first
+        g.dst = NULL
+        if block == last - 1:
+            g.dst = <float *>args.dst[0].data + shard * args.dst[0].stride[0] + group * p.OC
+        worker.simd.pixels_diff_weights(&g)
+    return CNX_OK
+
+
+cdef conv_pixels_params conv_pixels_zero
+cdef conv_pixels_backward_weights_params conv_pixels_backward_weights_zero
+
+KERNELS = {
+    "conv_pixels": kernel("conv_pixels", conv_pixels),
+    "conv_pixels_backward_weights": kernel("conv_pixels_backward_weights", conv_pixels_backward_weights),
+}
+PARAMS = {
+    "conv_pixels": fields(conv_pixels_zero),
+    "conv_pixels_backward_weights": fields(conv_pixels_backward_weights_zero),
+}

@@ -76,4 +76,5 @@ const cnx_simd CNX_JOIN(cnx_simd_, CNX_LEVEL) = {
     .rmsprop = rmsprop,
     .taps_max_diff = taps_max_diff,
     .taps_lp_diff = taps_lp_diff,
+    .pixels_diff_weights = pixels_diff_weights,
 };

@@ -6,7 +6,8 @@
  *   Transposes:    blocks of 8 x 8 (4 x 4 where vectors have four lanes) in registers: pairs of rows are interleaved, then
  *                  pairs of pairs, then halves. Blocks go in groups of 16 x 16, so that each cache line of source and result
  *                  is used up while it is near. What is left at the edges goes one by one, the longer side inside.
- *                  Images of three planes, the source of most networks, are interleaved vector by vector.
+ *                  Images of three planes, the source of most networks, are interleaved vector by vector; pixels of few
+ *                  channels are split into planes likewise.
  */
 
 CNX_INLINE void weighted_row(const int64_t *index, const float *weight, int64_t terms, const float *src, int64_t src_step,
@@ -152,8 +153,61 @@ CNX_INLINE int64_t interleave_three(const float *src, int64_t src_step, float *d
 }
 #endif
 
+/* The reverse, of 2 to 8 channels: pixels that touch become planes, a vector of each at a time, the last of them where the row
+ * ends. As many vectors of the source as there are planes: of each pair a shuffle takes what a plane has in it. */
+#if CNX_VL >= 8 && !defined(__clang__)
+CNX_INLINE vf one_plane(const int planes, const int plane, const vf *pixels)
+{
+    vi from;
+    CNX_UNROLL for (int i = 0; i < CNX_VL; i++) from[i] = i * planes + plane;
+    vf result = __builtin_shuffle(pixels[0], pixels[1], from);
+    CNX_UNROLL for (int p = 2; p < planes; p += 2)
+    {
+        const vf other = __builtin_shuffle(pixels[p], pixels[p + 1 < planes ? p + 1 : p], from);
+        result = select(from / (2 * CNX_VL) == p / 2, other, result);
+    }
+    return result;
+}
+
+CNX_INLINE void split_planes(const int planes, const float *src, float *dst, int64_t dst_step, int64_t cols)
+{
+    for (int64_t c = 0; c < cols; c += CNX_VL) {
+        const int64_t first = c + CNX_VL <= cols ? c : cols - CNX_VL;
+        vf pixels[8];
+        CNX_UNROLL for (int v = 0; v < planes; v++) pixels[v] = load(src + first * planes + v * CNX_VL);
+        CNX_UNROLL for (int r = 0; r < planes; r++) store(dst + r * dst_step + first, one_plane(planes, r, pixels));
+    }
+}
+
+CNX_INLINE int split_pixels(const float *src, float *dst, int64_t dst_step, int64_t planes, int64_t cols)
+{
+    if (cols < CNX_VL) return 0;
+    switch (planes) {
+    case 2: split_planes(2, src, dst, dst_step, cols); return 1;
+    case 3: split_planes(3, src, dst, dst_step, cols); return 1;
+    case 4: split_planes(4, src, dst, dst_step, cols); return 1;
+    case 5: split_planes(5, src, dst, dst_step, cols); return 1;
+    case 6: split_planes(6, src, dst, dst_step, cols); return 1;
+    case 7: split_planes(7, src, dst, dst_step, cols); return 1;
+    case 8: split_planes(8, src, dst, dst_step, cols); return 1;
+    default: return 0;
+    }
+}
+#else
+CNX_INLINE int split_pixels(const float *src, float *dst, int64_t dst_step, int64_t planes, int64_t cols)
+{
+    (void)src, (void)dst, (void)dst_step, (void)planes, (void)cols;
+    return 0;
+}
+#endif
+
 static void transpose(const float *src, int64_t src_step, float *dst, int64_t dst_step, int64_t rows, int64_t cols)
 {
+    if (rows == 1 && src_step == 1) {
+        memcpy(dst, src, (size_t)cols * sizeof(float));
+        return;
+    }
+    if (src_step == rows && split_pixels(src, dst, dst_step, rows, cols)) return;
     if (cols == 3 && dst_step == 3) {
         const int64_t done = interleave_three(src, src_step, dst, rows);
         src += done;

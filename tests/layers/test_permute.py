@@ -38,6 +38,14 @@ def test_large(level, shape, axes):
     check(axes, shape, level, 3, 0)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("channels", range(1, 10))
+def test_few_channels(level, channels):
+    """Pixels of few channels are split into planes a vector at a time, the last of which may overlap the one before."""
+    for pixels in (4, 7, 8, 9, 15, 16, 17, 28, 32, 45):
+        check((0, 2, 1), (2, pixels, channels), level, 2, pixels)
+
+
 @pytest.mark.parametrize("axes", list(itertools.permutations((1, 2, 3))))
 def test_kernel(axes):
     # a source whose last axis moves is transposed in blocks, others are copied in rows

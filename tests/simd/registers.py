@@ -21,7 +21,8 @@ from pathlib import Path
 # 6 x 6 pixels are not among them: 36 vectors are on the stack by design; nor are blocks of less than a vector of channels,
 # whose mask may lie there. Without FMA a product takes a register more: of the plainest level, matrix tiles alone are asked.
 MATRIX_TILES = (r"rows_\d+x\d+", r"outer_\d+x\d+")
-OTHER_TILES = (r"depthwise_(?:inside|border)_\d+_\d+_\d+", r"taps_(?:dot|max|sum)", r"winograd_src_2", r"fma_loop")
+OTHER_TILES = (r"depthwise_(?:inside|border)_\d+_\d+_\d+", r"taps_(?:dot|max|sum)", r"winograd_src_2", r"fma_loop",
+               r"pixels_diff_\d+x\d+")
 
 ARITHMETIC = re.compile(r"v?fn?m(?:add|sub)|v?(?:add|sub|mul|max|min)ps")
 VECTOR = re.compile(r"%[xyz]mm\d+")
@@ -141,7 +142,7 @@ def fault(name: str, code: Code) -> str:
     """What is wrong with the loops of a tile; empty where its sums stay in registers."""
     loops = list(inner_loops(code))
     products = max(map(count_products, loops), default=0)
-    size = re.fullmatch(r"(?:rows|outer)_(\d+)x(\d+)", name)
+    size = re.fullmatch(r"(?:rows|outer|pixels_diff)_(\d+)x(\d+)", name)
     sums = int(size[1]) * int(size[2]) if size else PEAK_SUMS if name == "fma_loop" else 1
     if products < sums:
         return f"a loop of {sums} multiply-adds is expected, {products} are found: it is not unrolled"
