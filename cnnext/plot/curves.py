@@ -112,7 +112,7 @@ def _chart(ax: Any, name: str, epochs: np.ndarray, values: Mapping[str, np.ndarr
     if name == RATE:
         _rate_axis(ax, values[RATE])
     elif VALIDATION + name in values:
-        _mark_best(ax, name, epochs, values[VALIDATION + name])
+        _mark_best(ax, name, epochs, values[VALIDATION + name], values.get(name))
 
 
 def _class_chart(ax: Any, name: str, epochs: np.ndarray, values: Mapping[str, np.ndarray], classes: int) -> None:
@@ -149,7 +149,8 @@ def _rate_axis(ax: Any, rates: np.ndarray) -> None:
         ax.set_ylim(bottom=0)
 
 
-def _mark_best(ax: Any, name: str, epochs: np.ndarray, values: np.ndarray) -> None:
+def _mark_best(ax: Any, name: str, epochs: np.ndarray, values: np.ndarray, training: np.ndarray | None) -> None:
+    """A dot with its value, on the side where the training's curve is not."""
     falls = "loss" in name or "error" in name
     signed = np.where(np.isfinite(values), values if falls else -values, np.inf)
     best = int(signed.argmin())
@@ -160,7 +161,8 @@ def _mark_best(ax: Any, name: str, epochs: np.ndarray, values: np.ndarray) -> No
     ax.plot(epochs[best], values[best], "o", color=ORANGE, markersize=5)
     x_share = (epochs[best] - epochs[0]) / max(epochs[-1] - epochs[0], 1)
     align = "left" if x_share < 0.2 else "right" if x_share > 0.8 else "center"
-    ax.annotate(f"{values[best]:.4g}", (epochs[best], values[best]), (0, -13 if falls else 7), textcoords="offset points",
+    below = falls if training is None else bool(training[best] > values[best])
+    ax.annotate(f"{values[best]:.4g}", (epochs[best], values[best]), (0, -13 if below else 7), textcoords="offset points",
                 fontsize=8.5, color=ORANGE, ha=align, fontweight="bold",
                 path_effects=[withStroke(linewidth=2.5, foreground="white")])
 
