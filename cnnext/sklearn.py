@@ -8,6 +8,7 @@ it neither uses nor changes that of ``cnnext.set_random_seed``.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, TypeVar
@@ -46,14 +47,16 @@ Self = TypeVar("Self", bound="_Estimator")
 SMALLEST_POOLED = 8     # rows and columns of an image that the default network still halves
 
 
-class _Estimator(BaseEstimator):
+class _Estimator(BaseEstimator, ABC):
     """What both estimators share. A subclass builds the network, names the loss and prepares the targets."""
 
+    @abstractmethod
     def _build(self) -> Model:
-        raise NotImplementedError
+        """A new network."""
 
+    @abstractmethod
     def _loss(self) -> str | Loss:
-        raise NotImplementedError
+        """What it is trained with."""
 
     def _metrics(self) -> list[str]:
         return []

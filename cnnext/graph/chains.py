@@ -109,7 +109,7 @@ class Bands:
             others = {v.storage for other in self.parts if other is not part for v in (*other.src, *other.dst)}
             if part.elementwise and isinstance(part.dst[0].storage, BandStorage):
                 hosts = [v.storage.host for v in part.src if isinstance(v.storage, BandStorage) and v.storage not in others
-                         and _walked_alike(v, part.dst[0])]
+                         and v.walks_like(part.dst[0])]
                 found.append((hosts, part.dst[0].storage.host))
         return found
 
@@ -124,10 +124,6 @@ class Bands:
         for storages in spans:
             for storage in storages:
                 storage.kind = "scratch"
-
-
-def _walked_alike(view: View, other: View) -> bool:
-    return (view.offset, view.shape, view.strides) == (other.offset, other.shape, other.strides)
 
 
 def choose_runs(b: PlanBuilder, graph: Graph) -> list[Run]:

@@ -11,16 +11,16 @@ See ``docs/design/0007-chains.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from math import ceil, lcm, prod
 
 from cnnext.errors import PluginError
-from cnnext.graph.chains import CALL_CYCLES, Bands, Run
+from cnnext.graph.chains import CALL_CYCLES, L3_BYTES, Bands, Run
 from cnnext.graph.graph import FLOAT32, Graph, Node, Value
-from cnnext.graph.memory import BandStorage
+from cnnext.graph.memory import BandStorage, View
 from cnnext.graph.passes.early_effects import with_effects
 from cnnext.graph.plan import PlanBuilder, Step
 from cnnext.layers._algorithms import L2_BYTES, L3_BYTES_PER_CYCLE
@@ -28,10 +28,10 @@ from cnnext.layers.layer import Images, Layer
 from cnnext.plugins import contained
 
 BAND_BYTES = 640 << 10      # of all values of a chain, for the images of a band: beside weights, in a 1 MB L2
+MOST_NODES = 8              # of a chain
 MOST_BAND_BYTES = 4 << 20   # of one image: beyond, it would not find its values in a core's share of L3 either
 
 # Bytes in a cycle that a value comes at from memory and from L3, less what a band's come at from L2; as measured on Zen 4.
-L3_BYTES = 16 << 20
 MEMORY_RATE, L3_RATE = 8.0, 64.0
 
 
@@ -62,31 +62,59 @@ class _Chain:
         return False
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A node whose images can be computed apart.
+
+    Attributes
+    ----------
+    images : Images
+    batch : int
+    read : list of Value
+        What is cut by images like the output, also what the epilogue adds.
+    """
+
+    images: Images
+    batch: int
+    read: list[Value]
+
+    @staticmethod
+    def of(node: Node) -> _Cut | None:
+        images = images_of(node)
+        if images is None:
+            return None
+        read = [v for v, is_cut in zip(node.inputs, images.inputs, strict=True) if is_cut]
+        add = [node.epilogue.add] if node.epilogue is not None and node.epilogue.add is not None else []
+        return _Cut(images, read[0].shape[0] or 0, [*read, *add])
+
+
 def possible_chains(graph: Graph) -> list[list[Node]]:
     """The graph's nodes but effects: each joins the chain whose last result it reads by images, if it needs no other way."""
     effects = set(graph.effects)
     chain_of: dict[Node, _Chain] = {}
+    cuts: dict[Node, _Cut | None] = {}
     for node in graph.nodes:
         if node in effects:
             continue
+        cuts[node] = _Cut.of(node)
         makers = {chain_of[v.node] for v in node.reads if v.node is not None and v.node in chain_of}
-        chain = next((c for c in _candidates(node, chain_of) if not any(m.needs(c) for m in makers - {c})), _Chain())
+        chain = next((c for c in _candidates(node, chain_of, cuts) if not any(m.needs(c) for m in makers - {c})), _Chain())
         chain.nodes.append(node)
         chain.before |= makers - {chain}
         chain_of[node] = chain
     return [chain.nodes for chain in dict.fromkeys(chain_of.values())]
 
 
-def _candidates(node: Node, chain_of: dict[Node, _Chain]) -> Iterator[_Chain]:
-    images = images_of(node)
-    if images is None:
+def _candidates(node: Node, chain_of: dict[Node, _Chain], cuts: dict[Node, _Cut | None]) -> Iterator[_Chain]:
+    cut = cuts[node]
+    if cut is None:
         return
-    for value, cut in zip(node.inputs, images.inputs, strict=True):
+    for value, is_cut in zip(node.inputs, cut.images.inputs, strict=True):
         maker = value.node
-        if not cut or maker is None or maker not in chain_of or chain_of[maker].nodes[-1] is not maker:
+        if not is_cut or maker is None or maker not in chain_of or chain_of[maker].nodes[-1] is not maker:
             continue
-        before = images_of(maker)
-        fits = before is not None and before.unit == 1 and _batch(maker) == value.shape[0] == _batch(node)
+        before = cuts[maker]
+        fits = before is not None and before.images.unit == 1 and before.batch == value.shape[0] == cut.batch
         # what is computed again for the backward pass has to wait until that wants it
         if fits and maker.is_repeated == node.is_repeated:
             yield chain_of[maker]
@@ -109,12 +137,6 @@ def images_of(node: Node) -> Images | None:
             raise PluginError(f"{node.name}: `images` must say of each input whether it is cut by images. "
                               f"Received images={images}.")
     return images
-
-
-def _batch(node: Node) -> int:
-    images = images_of(node)
-    assert images is not None
-    return next(v.shape[0] or 0 for v, cut in zip(node.inputs, images.inputs, strict=True) if cut)
 
 
 def in_order(graph: Graph, runs: Sequence[Run]) -> list[Run]:
@@ -148,23 +170,28 @@ def in_order(graph: Graph, runs: Sequence[Run]) -> list[Run]:
 
 def _split(b: PlanBuilder, nodes: Sequence[Node]) -> list[Run]:
     """The chains in a row of nodes that save most together."""
+    cuts = _cuts(nodes) if len(nodes) > 1 else {}
     best: list[tuple[float, list[Run]]] = [(0.0, [])]
     for end in range(1, len(nodes) + 1):
         choices = [(best[end - 1][0], [*best[end - 1][1], Run([nodes[end - 1]])])]
-        for start in range(end - 1):
-            saved, images = _saving(b, nodes[start:end])
+        for start in range(max(0, end - MOST_NODES), end - 1):
+            saved, images = _saving(b, nodes[start:end], cuts)
             if images:
                 choices.append((best[start][0] + saved, [*best[start][1], Run(list(nodes[start:end]), images=images)]))
         best.append(max(choices, key=lambda choice: choice[0]))
     return best[-1][1]
 
 
-def _saving(b: PlanBuilder, nodes: Sequence[Node]) -> tuple[float, int]:
+def _cuts(nodes: Sequence[Node]) -> dict[Node, _Cut]:
+    """Of a chain's nodes."""
+    return {node: cut for node in nodes if (cut := _Cut.of(node)) is not None}
+
+
+def _saving(b: PlanBuilder, nodes: Sequence[Node], cuts: dict[Node, _Cut]) -> tuple[float, int]:
     """Cycles that a chain saves, and the images of its bands; 0 images where it does not pay."""
-    batch = _batch(nodes[0])
-    values = dict.fromkeys(v for node in nodes for v in _cut_values(node))
-    unit = lcm(*_units(nodes).values())
-    each = sum(map(_bytes, values)) / max(batch, 1)
+    batch, units = cuts[nodes[0]].batch, _units(nodes, cuts)
+    each = sum(map(_bytes, units)) / max(batch, 1)
+    unit = lcm(*units.values())
     images = max(1, int(BAND_BYTES / max(each, 1)) // unit) * unit
     if images * each > MOST_BAND_BYTES or ceil(batch / images) < b.tiles_wanted:
         return 0.0, 0
@@ -176,11 +203,13 @@ def _saving(b: PlanBuilder, nodes: Sequence[Node]) -> tuple[float, int]:
     return (saved - cost, images) if saved > cost else (0.0, 0)
 
 
-def _cut_values(node: Node) -> Iterable[Value]:
-    images = images_of(node)
-    assert images is not None
-    add = [node.epilogue.add] if node.epilogue is not None and node.epilogue.add is not None else []
-    return [*(v for v, cut in zip(node.inputs, images.inputs, strict=True) if cut), *add, node.output]
+def _units(nodes: Sequence[Node], cuts: dict[Node, _Cut]) -> dict[Value, int]:
+    """The values that a chain reads and writes band by band, and how many images an index of each stands for."""
+    units: dict[Value, int] = {}
+    for node in nodes:
+        units.update(dict.fromkeys((v for v in cuts[node].read if v not in units), 1))
+        units[node.output] = cuts[node].images.unit
+    return units
 
 
 def _bytes(value: Value) -> int:
@@ -200,17 +229,17 @@ def _way(value: Value) -> float:
 
 def lower_image_chain(b: PlanBuilder, run: Run) -> None:
     """Append the step that computes a chain."""
-    batch = _batch(run.nodes[0])
+    cuts = _cuts(run.nodes)
+    batch, units = cuts[run.nodes[0]].batch, _units(run.nodes, cuts)
     firsts = range(0, batch, run.images)
-    outside = {v: BandStorage.of_images(b.view(v), [first // unit for first in firsts])
-               for v, unit in _units(run.nodes).items()}
+    outside = {v: BandStorage.of_images(b.view(v), [first // unit for first in firsts]) for v, unit in units.items()}
     variants: dict[int, list[Step]] = {}
     variant_of = []
     for first in firsts:
         images = min(run.images, batch - first)
         if images not in variants:
             with b.apart() as steps:
-                _lower_band(b, run.nodes, outside, images)
+                _lower_band(b, cuts, {v: storage.view(ceil(images / units[v])) for v, storage in outside.items()})
             variants[images] = steps
         variant_of.append(list(variants).index(images))
     b.chain_step(f"{run.nodes[0].name} .. {run.nodes[-1].name}",
@@ -218,29 +247,11 @@ def lower_image_chain(b: PlanBuilder, run: Run) -> None:
                  sum(node.layer.macs(node) for node in run.nodes), f"{len(firsts)} bands of {run.images} images")
 
 
-def _units(nodes: Sequence[Node]) -> dict[Value, int]:
-    """The values that a chain reads and writes band by band, and how many images an index of each stands for."""
-    units: dict[Value, int] = {}
-    for node in nodes:
-        images = images_of(node)
-        assert images is not None
-        *read, made = _cut_values(node)
-        units.update(dict.fromkeys((v for v in read if v not in units), 1))
-        units[made] = images.unit
-    return units
-
-
-def _lower_band(b: PlanBuilder, nodes: Sequence[Node], outside: dict[Value, BandStorage], images: int) -> None:
-    """Append the kernel calls of one band: its nodes, as those of a small batch."""
-    units = _units(nodes)
-    stand_ins = {}
-    for value, storage in outside.items():
-        view = storage.view(ceil(images / units[value]))
-        stand_ins[value] = b.let(Value(view.shape, value.dtype, value.name), view)
-    for node in nodes:
-        cut = images_of(node)
-        assert cut is not None
-        inputs = [stand_ins[v] if is_cut else v for v, is_cut in zip(node.inputs, cut.inputs, strict=True)]
+def _lower_band(b: PlanBuilder, cuts: dict[Node, _Cut], views: dict[Value, View]) -> None:
+    """Append the kernel calls of one band: its nodes, as those of a small batch that lies in these views."""
+    stand_ins = {v: b.let(Value(view.shape, v.dtype, v.name), view) for v, view in views.items()}
+    for node, cut in cuts.items():
+        inputs = [stand_ins[v] if is_cut else v for v, is_cut in zip(node.inputs, cut.images.inputs, strict=True)]
         epilogue = node.epilogue
         if epilogue is not None and epilogue.add is not None:
             epilogue = replace(epilogue, add=stand_ins[epilogue.add])

@@ -153,6 +153,10 @@ class View:
     def size(self) -> int:
         return prod(self.shape)
 
+    def walks_like(self, other: View) -> bool:
+        """Whether both give the same positions in their storages, element for element."""
+        return (self.offset, self.shape, self.strides) == (other.offset, other.shape, other.strides)
+
     @property
     def is_dense(self) -> bool:
         """Whether the elements lie in C order without gaps."""
@@ -391,7 +395,7 @@ def _take_place(step: int, src: Sequence[View], dst: View, spans: dict[Storage, 
         readers = [v for v in src if host_of.get(v.storage, v.storage) is host]
         if (host.kind == "arena" and not view.storage.shared and spans[host][1] == step
                 and view.storage.n_bytes == host.n_bytes == result.n_bytes
-                and all((v.offset, v.shape, v.strides) == (dst.offset, dst.shape, dst.strides) for v in readers)):
+                and all(v.walks_like(dst) for v in readers)):
             host_of[result] = host
             spans[host] = (spans[host][0], spans.pop(result)[1])
             return

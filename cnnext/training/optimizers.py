@@ -19,7 +19,7 @@ from cnnext.layers.attributes import as_int, as_number
 from cnnext.layers.elementary import Sqrt
 from cnnext.layers.elementwise import Divide, Maximum, add, multiply
 from cnnext.layers.layer import Layer
-from cnnext.training.losses import SumSquares, lower_sum_squares
+from cnnext.training.loss_operators import SumSquares, lower_sum_squares
 from cnnext.training.schedules import Schedule, as_rate, rate_at
 
 if TYPE_CHECKING:

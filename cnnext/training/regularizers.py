@@ -73,7 +73,7 @@ def with_penalties(g: Graph, loss: Value, parameters: Iterable[Parameter]) -> Va
     from cnnext.graph.graph import FLOAT32, Value
     from cnnext.layers.elementwise import add, scaled
     from cnnext.layers.reduce import ReduceL1, with_shape
-    from cnnext.training.losses import SumSquares
+    from cnnext.training.loss_operators import SumSquares
 
     terms = [loss]
     for p in parameters:

@@ -213,6 +213,12 @@ def test_variable_that_keeps_nodes_apart(monkeypatch):
     assert chosen(inverted_residual(16, 56, 24, 144, 1, 56)) == []
 
 
+def test_training_keeps_nodes_apart():
+    x = Value((16, 56, 56, 24), name="x")
+    y = cx.Conv2D(24, 1)(cx.DepthwiseConv2D(3, padding="same")(cx.Conv2D(144, 1)(x)))
+    assert chosen(graph_of([x], [y])) and not chosen(graph_of([x], [y], training=True))
+
+
 def test_values_that_others_read():
     x = Value((1, 8, 8, 4), name="x")
     a = cx.Conv2D(8, 1, name="a")(x)

@@ -35,13 +35,13 @@ def channel_statistics(g: Graph, x: Value, epsilon: float, per_sample: bool, gro
     return g.apply1(ChannelStatistics(x.shape, epsilon, per_sample, group, name), moments)
 
 
-class ChannelMoments(Layer):
-    """Mean and squared deviations of each shard of a value, doubles of shape (shards of all samples, 2, C)."""
+class ShardSums(Layer):
+    """Two sums of each shard of a value, as doubles (shards of all samples, 2, C)."""
 
     dense_outputs = True    # the kernels know of no gaps
 
     def __init__(self, src_shape: Shape, per_sample: bool, name: str):
-        super().__init__(name=f"{name}/moments")
+        super().__init__(name=name)
         self.per_sample = per_sample
         self.shards = Shards.of(src_shape, per_sample)
 
@@ -50,6 +50,13 @@ class ChannelMoments(Layer):
 
     def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
         return [np.dtype(np.float64)]
+
+
+class ChannelMoments(ShardSums):
+    """Mean and squared deviations of each shard."""
+
+    def __init__(self, src_shape: Shape, per_sample: bool, name: str):
+        super().__init__(src_shape, per_sample, f"{name}/moments")
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         (src,) = sample_rows([b.view(node.inputs[0])], self.per_sample)
@@ -168,26 +175,17 @@ def before_clip(node: Node, dy: Value) -> tuple[Value, tuple[float, float]]:
     return diff_dst, (low, high)
 
 
-class NormalizeBackwardSums(Layer):
-    """What the gradient of a normalization sums over, for each shard: inputs x, statistics, gamma, beta, diff_dst.
+class NormalizeBackwardSums(ShardSums):
+    """What the gradient of a normalization sums over: diff_dst and ``diff_dst * (x - center)``.
 
-    The output holds doubles (shards of all samples, 2, C): the sums of diff_dst and of ``diff_dst * (x - center)``.
+    Inputs: x, statistics, gamma, beta, diff_dst.
     """
 
     n_inputs = 5
-    dense_outputs = True    # as above
 
     def __init__(self, src_shape: Shape, per_sample: bool, bounds: tuple[float, float], name: str):
-        super().__init__(name=f"{name}/backward_sums")
-        self.per_sample = per_sample
+        super().__init__(src_shape, per_sample, f"{name}/backward_sums")
         self.bounds = bounds
-        self.shards = Shards.of(src_shape, per_sample)
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.shards.table
-
-    def output_dtypes(self, *dtypes: np.dtype) -> Sequence[np.dtype]:
-        return [np.dtype(np.float64)]
 
     def lower(self, b: PlanBuilder, node: Node) -> None:
         x, stats, gamma, beta, dy = (b.view(v) for v in node.inputs)
